@@ -45,7 +45,7 @@ type Rule struct {
 	Why   string
 }
 
-// Rules is the architecture. Every rule has its reason in ARCHITECTURE.md.
+// Rules is the architecture; each rule carries its reason.
 var Rules = []Rule{
 	{In: []string{"scheduler"}, Never: []string{"./"}, Allow: []string{"./scheduler"},
 		Why: "the scheduler is pure: it knows nothing of ours, so that simulations run the same code"},
