@@ -119,7 +119,7 @@ func TestScripts(t *testing.T) {
 			e.Setenv("BEAM_TOKEN", tokenGood)
 			e.Setenv("LANG", "C.UTF-8")
 			e.Setenv("GORACE", "atexit_sleep_ms=0") // else each command waits a second
-			program, err := exec.LookPath("beam") // put there by testscript.Main
+			program, err := exec.LookPath("beam")   // put there by testscript.Main
 			e.Setenv("BEAM", program)
 			return err
 		},
