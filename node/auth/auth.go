@@ -97,11 +97,11 @@ func (i Interceptor) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 	return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
 		ctx, err := i.identify(ctx, req.Header())
 		if err != nil {
-			return nil, faultconnect.ToConnect(err)
+			return nil, faultconnect.Encode(err)
 		}
 		resp, err := next(ctx, req)
 		if err != nil {
-			return nil, faultconnect.ToConnect(err)
+			return nil, faultconnect.Encode(err)
 		}
 		return resp, nil
 	}
@@ -120,7 +120,7 @@ func (i Interceptor) WrapStreamingHandler(next connect.StreamingHandlerFunc) con
 			err = next(ctx, conn)
 		}
 		if err != nil {
-			return faultconnect.ToConnect(err)
+			return faultconnect.Encode(err)
 		}
 		return nil
 	}

@@ -85,6 +85,18 @@ func (l *eventLog) addOutput(ctx context.Context, ev *peerv1.LeaseUp) {
 	}
 }
 
+// hasEnd tells whether the end of a call is among the events that are kept.
+func (l *eventLog) hasEnd(task string, attempt uint32) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, ev := range l.events {
+		if e := ev.GetEnded(); e != nil && e.TaskId == task && e.Attempt == attempt && e.Kind != peerv1.CallEnded_RECALLED {
+			return true
+		}
+	}
+	return false
+}
+
 // ack forgets all events up to and including n.
 func (l *eventLog) ack(n uint64) {
 	l.mu.Lock()

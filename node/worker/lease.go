@@ -47,7 +47,8 @@ type lease struct {
 	ready   bool
 	wake    chan struct{} // one token: the queue grew
 
-	cancel context.CancelCauseFunc // ends run; the cause becomes the reason
+	cancel  context.CancelCauseFunc // ends run; the cause becomes the reason
+	onReady func()                  // called once, when the program is loaded
 }
 
 // running is the call that the runner process works on.
@@ -89,7 +90,7 @@ func (l *lease) phase(name string, since time.Time, detail string) {
 
 // run carries the lease from grant to gone. It returns when nothing of the
 // container is left.
-func (l *lease) run(ctx context.Context) {
+func (l *lease) run(ctx context.Context) *peerv1.LeaseGone {
 	gone := l.serve(ctx)
 	if gone.Reason == "" {
 		gone.Reason, gone.Message = "released", "the owner released it"
@@ -102,6 +103,7 @@ func (l *lease) run(ctx context.Context) {
 	l.emit(&peerv1.LeaseUp{What: &peerv1.LeaseUp_Gone{Gone: gone}})
 	l.out.close()
 	l.log.Info("lease ended", "lease", l.id, "reason", gone.Reason, "message", gone.Message)
+	return gone
 }
 
 // serve starts the container and runs calls until ctx ends or the container
@@ -228,12 +230,17 @@ func (l *lease) enqueue(c *peerv1.Call) bool {
 	if len(l.queue) >= maxQueued {
 		return false
 	}
+	// A repeated send, after a broken stream or a restart of the owner: the call
+	// waits, runs, or its end is among the events not yet acknowledged.
 	for _, q := range l.queue {
 		if q.TaskId == c.TaskId && q.Attempt == c.Attempt {
-			return true // a repeated send after a broken stream
+			return true
 		}
 	}
 	if l.current != nil && l.current.call.TaskId == c.TaskId && l.current.call.Attempt == c.Attempt {
+		return true
+	}
+	if l.out.hasEnd(c.TaskId, c.Attempt) {
 		return true
 	}
 	l.queue = append(l.queue, c)

@@ -89,6 +89,7 @@ func (l *lease) loaded(p *process, f frame, first bool, since time.Time) (*proce
 		if first {
 			l.phase("import", since, "Python "+f.header.Python)
 			l.emit(&peerv1.LeaseUp{What: &peerv1.LeaseUp_Ready{Ready: &peerv1.Ready{ContainerId: l.containerID, Python: f.header.Python}}})
+			l.onReady()
 		}
 		return p, nil
 	case f.header.Type == ctl.RunnerFailed && f.header.Error != nil:
