@@ -45,6 +45,9 @@ var noise = map[string]bool{
 // sizes and punctuation, so that "RTX 3080 Ti" and "rtx3080-ti" are the same.
 // "" stays "". Normalise(Normalise(x)) == Normalise(x).
 func Normalise(name string) string {
+	if len(name) > maxProduct {
+		name = name[:maxProduct] // peers send these too
+	}
 	class := normaliseOnce(name)
 	// Joined words can spell a vendor or a size; each further pass drops some.
 	for next := normaliseOnce(class); next != class; next = normaliseOnce(class) {
@@ -87,6 +90,9 @@ func Classify(product string, memoryMiB int64) string {
 	}
 	return class
 }
+
+// maxProduct bounds the bytes of a name that are looked at.
+const maxProduct = 256
 
 // split cuts a name into upper-case words without the noise; sizes are the
 // numbers that look like memory ("80", "80G", "80GB").
