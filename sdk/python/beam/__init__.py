@@ -1,0 +1,1 @@
+"""Run Python functions on the machines of a mesh."""
