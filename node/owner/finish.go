@@ -26,12 +26,12 @@ func (o *Owner) finishLocked(p *pool, t *task, a replicas.Finished) {
 		t.started = t.ended
 	}
 	o.open--
-	notify := t.notify
-	t.notify = nil
+	notify, holds := t.notify, t.holds
+	t.notify, t.holds = nil, nil
 	o.wg.Add(1)
 	go func() {
 		defer o.wg.Done()
-		o.tell(t, notify)
+		o.tell(t, notify, holds)
 	}()
 	o.recent = append(o.recent, t.id)
 	for len(o.recent) > maxRecent {
@@ -42,7 +42,7 @@ func (o *Owner) finishLocked(p *pool, t *task, a replicas.Finished) {
 
 // tell journals a task's end and then hands it out. An end that cannot be
 // journalled is told all the same: the client is there, the disk is not.
-func (o *Owner) tell(t *task, notify Notify) {
+func (o *Owner) tell(t *task, notify Notify, holds []func()) {
 	b, err := proto.Marshal(t.outcome)
 	if err == nil {
 		err = o.cfg.Journal.Ended(o.ctx, t.id, EndRecord{Status: t.status, Outcome: b, StartedUnixMicro: t.started.UnixMicro(),
@@ -50,6 +50,10 @@ func (o *Owner) tell(t *task, notify Notify) {
 	}
 	if err != nil {
 		o.log.Error("journal the end of a task", "task", t.id, "err", err)
+	} else {
+		for _, release := range holds {
+			release()
+		}
 	}
 	if notify != nil {
 		t.logMu.Lock()

@@ -29,16 +29,16 @@ const (
 // leaseClient is the owner's end of one lease: it sends calls, reads events and
 // attaches again when the stream breaks.
 type leaseClient struct {
-	o       *Owner
-	pool    *pool
-	id      market.LeaseID
-	offer   market.OfferID
-	fence   market.Fence
-	node    mesh.PeerID
-	ctx     context.Context
-	cancel  context.CancelFunc
-	wanted  time.Time // when the container was asked for
-	note    string
+	o      *Owner
+	pool   *pool
+	id     market.LeaseID
+	offer  market.OfferID
+	fence  market.Fence
+	node   mesh.PeerID
+	ctx    context.Context
+	cancel context.CancelFunc
+	wanted time.Time // when the container was asked for
+	note   string
 
 	// guarded by Owner.mu
 	placedAt  time.Time
@@ -56,7 +56,9 @@ type leaseClient struct {
 	queue   []*peerv1.LeaseDown // waits for the writer
 	unended map[callKey]*peerv1.LeaseDown
 	wake    chan struct{}
-	next    uint64 // event wanted next
+	next    uint64          // event wanted next
+	held    map[uint64]bool // ends that the journal does not have yet
+	calm    chan struct{}   // closed and replaced when held shrinks
 }
 
 type callKey struct {
@@ -66,7 +68,8 @@ type callKey struct {
 
 func newLeaseClient(o *Owner, w *wanted, id market.LeaseID, fence market.Fence, node mesh.PeerID) *leaseClient {
 	c := &leaseClient{o: o, pool: w.pool, id: id, offer: w.id, fence: fence, node: node, wanted: w.submitted,
-		unended: map[callKey]*peerv1.LeaseDown{}, wake: make(chan struct{}, 1), next: 1}
+		unended: map[callKey]*peerv1.LeaseDown{}, wake: make(chan struct{}, 1), next: 1,
+		held: map[uint64]bool{}, calm: make(chan struct{})}
 	c.ctx, c.cancel = context.WithCancel(o.ctx)
 	return c
 }
@@ -151,7 +154,8 @@ func (c *leaseClient) attach() (end bool, err error) {
 	end, err = c.readLoop(conn)
 	if end {
 		// The worker waits for this before it forgets the lease.
-		_ = conn.Write(&peerv1.LeaseDown{What: &peerv1.LeaseDown_Ack{Ack: c.next - 1}})
+		c.settle()
+		_ = conn.Write(&peerv1.LeaseDown{What: &peerv1.LeaseDown_Ack{Ack: c.ackable()}})
 		_ = s.CloseWrite()
 	}
 	stop()
@@ -208,10 +212,54 @@ func (c *leaseClient) readLoop(conn *wire.Conn) (end bool, err error) {
 			continue // a repeat after attaching again
 		}
 		c.handle(ev)
-		// Acknowledge what cannot be lost any more; results are answered for
-		// once the journal has them (see finish), or at the lease's end.
 		if ev.GetOutput() == nil || ev.Event%16 == 0 {
-			c.send(&peerv1.LeaseDown{What: &peerv1.LeaseDown_Ack{Ack: ev.Event}})
+			c.send(&peerv1.LeaseDown{What: &peerv1.LeaseDown_Ack{Ack: c.ackable()}})
+		}
+	}
+}
+
+// hold keeps an end unacknowledged until release: the worker is its only keeper
+// until the journal has it.
+func (c *leaseClient) hold(event uint64) (release func()) {
+	c.mu.Lock()
+	c.held[event] = true
+	c.mu.Unlock()
+	return func() {
+		c.mu.Lock()
+		delete(c.held, event)
+		close(c.calm)
+		c.calm = make(chan struct{})
+		c.mu.Unlock()
+		c.send(&peerv1.LeaseDown{What: &peerv1.LeaseDown_Ack{Ack: c.ackable()}})
+	}
+}
+
+// ackable is the newest event that may be forgotten with all before it.
+func (c *leaseClient) ackable() uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := c.next - 1
+	for ev := range c.held {
+		n = min(n, ev-1)
+	}
+	return n
+}
+
+// settle waits, for a while, until nothing is held.
+func (c *leaseClient) settle() {
+	limit := time.NewTimer(30 * time.Second)
+	defer limit.Stop()
+	for {
+		c.mu.Lock()
+		n, calm := len(c.held), c.calm
+		c.mu.Unlock()
+		if n == 0 {
+			return
+		}
+		select {
+		case <-calm:
+		case <-limit.C:
+			return
 		}
 	}
 }
@@ -255,7 +303,7 @@ func (c *leaseClient) handle(ev *peerv1.LeaseUp) {
 			c.pool.stepLocked(replicas.Begun{Replica: replicas.ReplicaID(c.id), Call: replicas.CallID(t.id), Attempt: int(w.Started.Attempt - t.base)})
 		}
 	case *peerv1.LeaseUp_Ended:
-		c.endedLocked(w.Ended)
+		c.endedLocked(w.Ended, ev.Event)
 	}
 }
 
@@ -295,9 +343,9 @@ func (p *pool) firstListenerLocked() (*task, Notify) {
 }
 
 // endedLocked feeds a call's end to the pool, which decides whether it counts.
-func (c *leaseClient) endedLocked(e *peerv1.CallEnded) {
+func (c *leaseClient) endedLocked(e *peerv1.CallEnded, event uint64) {
 	t := c.o.tasks[e.TaskId]
-	if t == nil {
+	if t == nil || Ended(t.status) {
 		return
 	}
 	n := int(e.Attempt - t.base)
@@ -312,6 +360,7 @@ func (c *leaseClient) endedLocked(e *peerv1.CallEnded) {
 	}
 	o, f := c.outcome(t, e)
 	t.answers[e.Attempt] = o
+	t.holds = append(t.holds, c.hold(event))
 	c.pool.stepLocked(replicas.Result{Replica: id, Call: replicas.CallID(t.id), Attempt: n, Failure: f})
 }
 

@@ -134,6 +134,10 @@ func (p *pool) actionLocked(a replicas.Action) {
 			if at := t.attempt(t.base + uint32(a.Attempt)); at != nil {
 				at.ended, at.end = time.Now(), a.Failure.Text
 			}
+			for _, release := range t.holds {
+				release()
+			}
+			t.holds = nil
 		}
 	case replicas.Finished:
 		if t := o.tasks[string(a.Call)]; t != nil {

@@ -8,7 +8,6 @@ import (
 	"github.com/beammesh/beammesh/mesh"
 	beamv1 "github.com/beammesh/beammesh/proto/beammesh/v1"
 	"github.com/beammesh/beammesh/proto/fault"
-	"github.com/beammesh/beammesh/scheduler"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 )

@@ -70,6 +70,7 @@ type task struct {
 	ended    time.Time
 	outcome  *beamv1.Outcome
 	answers  map[uint32]*beamv1.Outcome // by attempt, until the pool decides
+	holds    []func()                   // ends that workers keep until we have journalled
 	notify   Notify
 	ctx      context.Context // over when nobody listens any more
 	stop     context.CancelFunc

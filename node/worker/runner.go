@@ -259,8 +259,14 @@ func (l *lease) runCall(ctx context.Context, c runtime.Container, p *process, ca
 			end(&peerv1.CallEnded{Kind: peerv1.CallEnded_CANCELLED})
 			return false
 		case <-ctx.Done():
-			// The container is stopped by serve, with its own grace.
-			end(&peerv1.CallEnded{Kind: peerv1.CallEnded_CANCELLED})
+			// The container is stopped by serve, with its own grace, and the
+			// lease's end tells the owner that the call did not finish.
+			l.mu.Lock()
+			l.current = nil
+			l.mu.Unlock()
+			if cur.log.f != nil {
+				l.env.logs.finish(call.TaskId, call.Attempt, cur.log)
+			}
 			return false
 		}
 	}
