@@ -29,6 +29,9 @@ var (
 	// ErrDisabled answers for a part switched off in this node's config
 	// (gossip or the directory).
 	ErrDisabled = errors.New("switched off on this node")
+	// ErrNotServed answers the first read of a stream whose protocol the peer
+	// has no handler for.
+	ErrNotServed = errors.New("peer does not serve this protocol")
 	// ErrTooLarge answers a gossip message above MaxGossip.
 	ErrTooLarge = errors.New("message is too large")
 )
