@@ -1,47 +1,36 @@
 // Package auth says who is behind a request.
 //
 // Every API of a node asks a Verifier for the bearer's Identity and puts it into
-// the request's context; services take it out with From and check scopes with
-// Require. There is no request without a token, on loopback neither.
+// the request's context; services take it out with Require. There is no request
+// without a token, on loopback neither.
 package auth
 
 import (
 	"context"
 	"net/http"
-	"slices"
 	"strings"
 
 	"connectrpc.com/connect"
+	"github.com/beammesh/beammesh/node/token"
 	"github.com/beammesh/beammesh/proto/fault"
 	"github.com/beammesh/beammesh/proto/fault/faultconnect"
 )
 
-// Scopes of a token. Admin includes all others.
-const (
-	ScopeAdmin = "admin" // invite, drain, tokens
-	ScopeRun   = "run"   // register and run code
-	ScopeRead  = "read"  // list and look
-)
-
 // Identity is what a valid token says.
-type Identity struct {
-	TokenID   string
-	Workspace string
-	Scopes    []string
-	// TaskOf is set for the token of a container: the stub it runs.
-	TaskOf string
-}
-
-// May tells whether the identity holds a scope.
-func (i Identity) May(scope string) bool {
-	return slices.Contains(i.Scopes, ScopeAdmin) || slices.Contains(i.Scopes, scope) ||
-		(scope == ScopeRead && slices.Contains(i.Scopes, ScopeRun))
-}
+type Identity = token.Claims
 
 // Verifier checks a bearer token. Its errors are *fault.Error with code
 // Unauthorized, Forbidden or Expired.
 type Verifier interface {
 	Identify(ctx context.Context, bearer string) (Identity, error)
+}
+
+// VerifierFunc makes a Verifier of a function.
+type VerifierFunc func(ctx context.Context, bearer string) (Identity, error)
+
+// Identify implements Verifier.
+func (f VerifierFunc) Identify(ctx context.Context, bearer string) (Identity, error) {
+	return f(ctx, bearer)
 }
 
 type key struct{}
@@ -51,42 +40,37 @@ func With(ctx context.Context, id Identity) context.Context {
 	return context.WithValue(ctx, key{}, id)
 }
 
-// From gives the identity of a request; ok is false where none was checked.
-func From(ctx context.Context) (id Identity, ok bool) {
-	id, ok = ctx.Value(key{}).(Identity)
-	return id, ok
-}
-
-// Require gives the identity if it holds scope.
-func Require(ctx context.Context, scope string) (Identity, error) {
-	id, ok := From(ctx)
+// Require gives the identity of a request if it holds scope.
+func Require(ctx context.Context, scope token.Scope) (Identity, error) {
+	id, ok := ctx.Value(key{}).(Identity)
 	if !ok {
 		return Identity{}, fault.New(fault.Unauthorized, "the request carries no token", "set BEAM_TOKEN, or run 'beam config create'")
 	}
-	if !id.May(scope) {
-		return Identity{}, fault.New(fault.Forbidden, "this token lacks the right \""+scope+"\"", "make one with 'beam token create' on a machine of the mesh")
-	}
-	return id, nil
+	return id, id.Require(scope)
 }
 
 // Bearer takes the token out of an Authorization header.
 func Bearer(h http.Header) string {
-	v := h.Get("Authorization")
-	if t, ok := strings.CutPrefix(v, "Bearer "); ok {
-		return strings.TrimSpace(t)
-	}
-	return ""
+	t, _ := strings.CutPrefix(h.Get("Authorization"), "Bearer ")
+	return strings.TrimSpace(t)
 }
 
 // Interceptor checks the token of every RPC. Errors of handlers are turned into
 // connect errors that carry their fault.
-type Interceptor struct{ Verifier Verifier }
+type Interceptor struct {
+	Verifier Verifier
+	// Open lists procedures that need no token.
+	Open map[string]bool
+}
 
 var _ connect.Interceptor = Interceptor{}
 
-func (i Interceptor) identify(ctx context.Context, h http.Header) (context.Context, error) {
+func (i Interceptor) identify(ctx context.Context, procedure string, h http.Header) (context.Context, error) {
 	id, err := i.Verifier.Identify(ctx, Bearer(h))
 	if err != nil {
+		if i.Open[procedure] {
+			return ctx, nil
+		}
 		return ctx, err
 	}
 	return With(ctx, id), nil
@@ -95,7 +79,7 @@ func (i Interceptor) identify(ctx context.Context, h http.Header) (context.Conte
 // WrapUnary implements connect.Interceptor.
 func (i Interceptor) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 	return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
-		ctx, err := i.identify(ctx, req.Header())
+		ctx, err := i.identify(ctx, req.Spec().Procedure, req.Header())
 		if err != nil {
 			return nil, faultconnect.Encode(err)
 		}
@@ -115,13 +99,10 @@ func (i Interceptor) WrapStreamingClient(next connect.StreamingClientFunc) conne
 // WrapStreamingHandler implements connect.Interceptor.
 func (i Interceptor) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.StreamingHandlerFunc {
 	return func(ctx context.Context, conn connect.StreamingHandlerConn) error {
-		ctx, err := i.identify(ctx, conn.RequestHeader())
+		ctx, err := i.identify(ctx, conn.Spec().Procedure, conn.RequestHeader())
 		if err == nil {
 			err = next(ctx, conn)
 		}
-		if err != nil {
-			return faultconnect.Encode(err)
-		}
-		return nil
+		return faultconnect.Encode(err)
 	}
 }

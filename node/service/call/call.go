@@ -15,6 +15,7 @@ import (
 	"connectrpc.com/connect"
 	"github.com/beammesh/beammesh/node/auth"
 	"github.com/beammesh/beammesh/node/owner"
+	"github.com/beammesh/beammesh/node/token"
 	beamv1 "github.com/beammesh/beammesh/proto/beammesh/v1"
 	"github.com/beammesh/beammesh/proto/beammesh/v1/beammeshv1connect"
 	"github.com/beammesh/beammesh/proto/fault"
@@ -57,7 +58,7 @@ type Service struct {
 
 // Open makes an empty map.
 func (s *Service) Open(ctx context.Context, req *connect.Request[beamv1.OpenRequest]) (*connect.Response[beamv1.OpenResponse], error) {
-	id, err := auth.Require(ctx, auth.ScopeRun)
+	id, err := auth.Require(ctx, token.Invoke)
 	if err != nil {
 		return nil, err
 	}
@@ -88,7 +89,7 @@ func (s *Service) Open(ctx context.Context, req *connect.Request[beamv1.OpenRequ
 }
 
 func (s *Service) find(ctx context.Context, id string) (*calls, error) {
-	who, err := auth.Require(ctx, auth.ScopeRun)
+	who, err := auth.Require(ctx, token.Invoke)
 	if err != nil {
 		return nil, err
 	}

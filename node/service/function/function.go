@@ -8,6 +8,7 @@ import (
 	"connectrpc.com/connect"
 	"github.com/beammesh/beammesh/node/auth"
 	"github.com/beammesh/beammesh/node/owner"
+	"github.com/beammesh/beammesh/node/token"
 	beamv1 "github.com/beammesh/beammesh/proto/beammesh/v1"
 	"github.com/beammesh/beammesh/proto/client/functionpb"
 	"github.com/beammesh/beammesh/proto/client/functionpb/functionpbconnect"
@@ -33,7 +34,7 @@ type Service struct {
 // output comes as it is printed, and the last message has the result. When the
 // client closes the stream, a task that is not headless is cancelled.
 func (s *Service) FunctionInvoke(ctx context.Context, req *connect.Request[functionpb.FunctionInvokeRequest], out *connect.ServerStream[functionpb.FunctionInvokeResponse]) error {
-	id, err := auth.Require(ctx, auth.ScopeRun)
+	id, err := auth.Require(ctx, token.Invoke)
 	if err != nil {
 		return err
 	}
