@@ -12,28 +12,37 @@ import (
 // how many containers of d's group a node has, skip leaves nodes out; both may
 // be nil.
 func (v *View) Rank(d *Demand, limit int, crowd func(NodeID) int, skip func(NodeID) bool) []Candidate {
-	var best []Candidate
+	type ranked struct {
+		n *viewNode
+		s Score
+	}
+	best := make([]ranked, 0, limit+1)
+	before := func(n *viewNode, s *Score, o *ranked) bool {
+		if s.Total != o.s.Total {
+			return s.Total < o.s.Total
+		}
+		return compareNodes(n, o.n) < 0
+	}
 	v.walk(d, func(n *viewNode) bool {
 		if n.down != "" || FitOf(d, &n.eff) != FitNow || skip != nil && skip(n.advert.Node) {
 			return true
 		}
 		s := v.score(n, d, crowd)
-		last := len(best) - 1
-		if len(best) == limit && !s.Before(n.class, n.advert.Node, best[last].Score, best[last].Class, best[last].Node) {
-			return true
-		}
-		c := Candidate{Node: n.advert.Node, Name: n.advert.Name, Class: n.class, Source: n.source, Score: s}
 		i := len(best)
-		for i > 0 && s.Before(c.Class, c.Node, best[i-1].Score, best[i-1].Class, best[i-1].Node) {
+		for i > 0 && before(n, &s, &best[i-1]) {
 			i--
 		}
-		if len(best) == limit {
-			best = best[:last]
+		if i < limit {
+			best = slices.Insert(best, i, ranked{n, s})
+			best = best[:min(limit, len(best))]
 		}
-		best = slices.Insert(best, i, c)
 		return true
 	})
-	return best
+	out := make([]Candidate, 0, len(best))
+	for _, r := range best {
+		out = append(out, Candidate{Node: r.n.advert.Node, Name: r.n.advert.Name, Class: r.n.class, Source: r.n.source, Score: r.s})
+	}
+	return out
 }
 
 // ScoreNode scores one node as Rank would, fitting or not.

@@ -31,6 +31,7 @@ type viewNode struct {
 	class   string
 	hash    uint64
 	down    string // why it cannot be reached; "" = it can
+	soft    bool   // down only until the next sign of life, however old its news
 	oldBoot string // the life before this one: late adverts of it are ignored
 	notes   []note
 	stamp   uint64
@@ -60,6 +61,10 @@ func (v *View) Update(a Advert, source Source) bool {
 		n = &viewNode{source: source, hash: HashOf(a.Node)}
 		v.nodes[a.Node] = n
 	case n.advert.Boot == a.Boot:
+		if a.Seq == n.advert.Seq && n.down != "" && n.soft {
+			n.down = ""
+			return true
+		}
 		if a.Seq <= n.advert.Seq {
 			return false
 		}
@@ -240,13 +245,14 @@ func (v *View) Settle(id NodeID, key string) bool {
 	return true
 }
 
-// SetDown takes a node out of placement until its next news or SetUp.
-func (v *View) SetDown(id NodeID, reason string) {
+// SetDown takes a node out of placement until its next news or SetUp; soft means
+// that a repeated advert (a heartbeat) is enough.
+func (v *View) SetDown(id NodeID, reason string, soft bool) {
 	if n := v.nodes[id]; n != nil {
 		if reason == "" {
 			reason = "unreachable"
 		}
-		n.down = reason
+		n.down, n.soft = reason, soft
 		n.notes = nil
 		n.refresh()
 	}

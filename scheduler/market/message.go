@@ -41,6 +41,7 @@ type Ask struct {
 	Owner  OwnerID
 	Offer  OfferID
 	Round  int // echoed
+	Shape  string
 	Demand scheduler.Demand
 }
 
@@ -66,6 +67,8 @@ type Award struct {
 	LeaseFor time.Duration // without a renewal the owner may place it elsewhere
 	// Headless work outlives its owner; other leases are stopped after the gap.
 	Headless bool
+	Shape    string
+	More     int // how many of the shape still wait: the worker may pull them
 }
 
 // AwardReply answers an Award; a repeated award gets the same answer. Worker to owner.
@@ -85,6 +88,7 @@ type Release struct {
 	Owner  OwnerID
 	Offer  OfferID
 	Lease  LeaseID // "" = only the hold
+	Fence  Fence   // of the lease: an award that arrives after this is refused
 	Hold   string
 	Reason string
 }

@@ -18,6 +18,8 @@ type Offer struct {
 	// FirstAttempt is the first fence attempt to use: 0 or 1 for a new offer,
 	// Lost.NextAttempt when it is placed again.
 	FirstAttempt uint32
+	// Avoid nodes are taken only when there is no other: they failed before.
+	Avoid []scheduler.NodeID
 }
 
 // OwnerConfig has a useful default for every zero.
@@ -44,6 +46,8 @@ type OwnerConfig struct {
 	MaxOffers int // waiting and placed together; 16384
 	MaxRecent int // explanations kept of offers that are over; 1024
 
+	NoHistory bool // keep no text for Explain: for simulations
+
 	// IgnoreReplies switches off the refresh of the view from answers. It exists
 	// so that a test can show why the refresh is there.
 	IgnoreReplies bool
@@ -69,6 +73,7 @@ type NodeUp struct{ Node scheduler.NodeID }
 type NodeDown struct {
 	Node   scheduler.NodeID
 	Reason string
+	Left   bool // for good: it is forgotten
 }
 
 // SendFailed says that an Ask, Award or OpenOffer could not be delivered. It

@@ -12,8 +12,7 @@ type WorkerConfig struct {
 	Name string
 	Boot string
 
-	// Capacity is what the machine has. Free is taken from Total and the devices
-	// as given; SetCapacity changes it later.
+	// Capacity is what the machine has, as in SetCapacity.
 	Capacity scheduler.Capacity
 	// CPUOvercommit multiplies the advertised cores; 1.
 	CPUOvercommit int64
@@ -31,6 +30,8 @@ type WorkerConfig struct {
 	MaxPulls      int // unanswered at a time; 4
 	MaxOpenOffers int // remembered; 256
 	MaxFences     int // remembered of leases that are over; 4096
+
+	NoHistory bool // keep no text for History: for simulations
 }
 
 // WorkerEvent is an input of Worker: one of the types below, or one of the
@@ -39,6 +40,18 @@ type WorkerEvent interface{ workerEvent() }
 
 // LeaseReady says that the container runs: it no longer counts as queued.
 type LeaseReady struct{ Lease LeaseID }
+
+// Restore tells a fresh worker of a container that outlived the node's restart,
+// before anything else is fed in. The lease is not started again.
+type Restore struct {
+	Owner    OwnerID
+	Offer    OfferID
+	Lease    LeaseID
+	Fence    Fence
+	Demand   scheduler.Demand
+	Grant    scheduler.Grant
+	Headless bool
+}
 
 // LeaseDone says that a container is gone, by itself or after Stop, with
 // everything that it used.
@@ -62,8 +75,9 @@ type Drain struct {
 }
 
 // SetCapacity replaces what the machine has: totals, devices, disk floor, zone,
-// isolation, features, bandwidth. Free.DiskMiB is the disk's real free space;
-// other Free amounts are ignored. Leases on vanished devices are stopped.
+// isolation, arch, features, bandwidth. Free.DiskMiB is the disk's real free
+// space; the other Free amounts, FreeMilli, Queue, HotRoots and Draining are
+// ignored. An unhealthy device is left out. Leases on vanished devices are stopped.
 type SetCapacity struct{ Capacity scheduler.Capacity }
 
 // SetHotRoots replaces the list of complete roots; the first MaxHotRoots count.
@@ -76,6 +90,7 @@ func (RenewAck) workerEvent()    {}
 func (EndedAck) workerEvent()    {}
 func (OpenOffer) workerEvent()   {}
 func (LeaseReady) workerEvent()  {}
+func (Restore) workerEvent()     {}
 func (LeaseDone) workerEvent()   {}
 func (OwnerDown) workerEvent()   {}
 func (OwnerUp) workerEvent()     {}
