@@ -6,7 +6,7 @@
 //	err = tree.Checkout(ctx, store, info.Root, "/target", tree.CheckoutOptions{Prefix: "mnt/code"})
 //
 // A tree is a list of entries in depth-first order, cut into segment blocks
-// under one root block (codec.go has the layout). Files are cut on file
+// under one root block (format.go has the layout). Files are cut on file
 // boundaries: one chunk up to 256 KiB, chunks of 256 KiB above. Image layers
 // made from an overlay's upper directory keep whiteouts and opaque directories.
 //
