@@ -237,7 +237,7 @@ func (a *App) confirm(question string) error {
 		return nil
 	}
 	if !a.env.StdinTTY || !a.env.StderrTTY {
-		return fault.New(fault.Invalid, question+" needs a yes", "add --yes")
+		return fault.New(fault.Invalid, "not done without a yes: "+question, "add --yes")
 	}
 	fmt.Fprintf(a.env.Stderr, "%s [y/N] ", question)
 	var answer string

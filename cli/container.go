@@ -1,8 +1,6 @@
 package cli
 
 import (
-	"fmt"
-
 	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
 
@@ -82,6 +80,6 @@ func (a *App) listContainers(cmd *cobra.Command) error {
 			output.Ago(now, at(r.Started)), r.NodeID, r.WorkspaceID})
 	}
 	t.Value = records
-	t.Footer = fmt.Sprintf("%d items", len(records))
+	t.Footer = output.Count(len(records), "item")
 	return p.Table(t)
 }

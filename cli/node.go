@@ -251,7 +251,7 @@ func (a *App) nodeLeaveCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := a.confirm("the node at " + conn.Settings().Address() + " leaves the mesh for good:"); err != nil {
+			if err := a.confirm("the node at " + conn.Settings().Address() + " will leave the mesh for good. Go on?"); err != nil {
 				return err
 			}
 			st, err := conn.Node.Leave(cmd.Context(), connect.NewRequest(&beammeshv1.LeaveRequest{}))
@@ -341,7 +341,8 @@ func (a *App) doctor(ctx context.Context, flags NodeFlags) error {
 		if p.Format.Machine() || p.Format == output.FormatName {
 			return
 		}
-		fmt.Fprintf(a.env.Stdout, "%s %-*s %s\n", p.Style.Status(fmt.Sprintf("%-4s", c.State)), checkNameWidth, output.Clean(c.Name), output.Clean(c.Detail))
+		pad := strings.Repeat(" ", max(0, 4-len(c.State)))
+		fmt.Fprintf(a.env.Stdout, "%s %-*s %s\n", p.Style.Status(string(c.State))+pad, checkNameWidth, output.Clean(c.Name), output.Clean(c.Detail))
 		if c.Fix != "" && c.State != CheckOK {
 			fmt.Fprintf(a.env.Stdout, "     %-*s %s %s\n", checkNameWidth, "", p.Style.Cyan("fix:"), lines(c.Fix))
 		}

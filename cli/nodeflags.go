@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/beammesh/beammesh/cli/client"
+	"github.com/beammesh/beammesh/cli/output"
 	"github.com/beammesh/beammesh/proto/fault"
 )
 
@@ -156,7 +157,7 @@ func (a *App) started(readyFD int, s NodeStarted) error {
 		return p.Value(s)
 	}
 	st := a.style(a.env.StderrTTY)
-	a.progress("%s  node %s is up, %d in the mesh", st.Green("ready"), st.Bold(s.Name), s.Members)
+	a.progress("%s  node %s is up, the mesh has %s", st.Green("ready"), st.Bold(s.Name), output.Count(s.Members, "member"))
 	a.progress("  clients   %s (gRPC, Connect), %s (HTTP)", s.GRPC, s.HTTP)
 	if !s.Worker {
 		a.progress("  %s this node answers clients but runs no containers", st.Yellow("note:"))

@@ -53,7 +53,7 @@ type NodeFlags struct {
 
 	// Started is set by this package: the node calls it once when it can take
 	// work. It prints what people and scripts wait for.
-	Started func(NodeStarted) error
+	Started func(NodeStarted) error `json:"-"`
 }
 
 // SimulatedGPU asks for Count devices that exist only in the inventory.

@@ -58,6 +58,7 @@ func (a *App) root() *cobra.Command {
 	p.StringVarP(&a.flags.output, "output", "o", "", strings.Join(output.Formats(), "|"))
 	p.StringVar(&a.flags.output, "format", "", "same as --output")
 	p.BoolVar(&a.flags.json, "json", false, "same as --output json")
+	p.BoolVarP(&a.flags.yes, "yes", "y", false, "do not ask before what cannot be undone")
 	p.Lookup("format").Hidden = true
 	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(output.Formats(), cobra.ShellCompDirectiveNoFileComp))
 	_ = root.RegisterFlagCompletionFunc("context", a.completeContexts)

@@ -92,9 +92,9 @@ func statusPage(p *output.Printer, r statusRecord) string {
 	b.WriteByte('\n')
 	line("id", "%s", output.Clean(n.ID))
 	line("version", "%s", output.Clean(n.Version))
-	line("mesh", "%s, %d members, %d connected", output.Clean(r.MeshID), r.Members, r.Connected)
+	line("mesh", "%s, %s, %d connected", output.Clean(r.MeshID), output.Count(int(r.Members), "member"), r.Connected)
 	line("ledger", "%s", output.Clean(r.Ledger))
-	line("work", "%d open tasks, %d containers", r.Tasks, r.Containers)
+	line("work", "%s, %s", output.Count(int(r.Tasks), "open task"), output.Count(int(r.Containers), "container"))
 	if n.Worker {
 		used := n.CPU - n.CPUFree
 		line("cpu", "%s  %s of %s cores in use", p.Share(used, n.CPU, shareWidth), output.Millis(used), output.Millis(n.CPU))

@@ -86,7 +86,7 @@ func (c *Client) Fault(err error) error {
 	switch {
 	case f.Code == fault.Unauthorized && f.Hint == "" && c.settings.Token == "":
 		return fault.New(f.Code, f.Message, "set BEAM_TOKEN, or `beam config create` with a token from `beam token create` on a node")
-	case f.Code == fault.Unauthorized && f.Hint == "":
+	case (f.Code == fault.Unauthorized || f.Code == fault.Expired) && f.Hint == "":
 		return fault.New(f.Code, f.Message, "make a new token on a node with `beam token create`")
 	case f.Code == fault.Unreachable && f.Hint == "":
 		return c.unreachable("lost the node at " + c.settings.Address() + ": " + f.Message)

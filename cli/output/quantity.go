@@ -57,3 +57,11 @@ func Bytes(n int64) string {
 func Millis(n int64) string {
 	return strconv.FormatFloat(float64(n)/1000, 'f', -1, 64)
 }
+
+// Count is a number of things: "1 node", "3 nodes".
+func Count(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return strconv.Itoa(n) + " " + thing + "s"
+}
