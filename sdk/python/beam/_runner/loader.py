@@ -22,10 +22,14 @@ class LoadError(Exception):
         self.error = error
 
 
-def prepare_path(code_dir: str) -> None:
-    """Put the user's code first on sys.path."""
-    kept = [p for p in sys.path if p not in ("", code_dir)]
-    sys.path[:] = [code_dir] + kept
+def prepare_path(code_dir: str, below: str = "") -> None:
+    """Put the user's code first on sys.path, and before it the folder in it
+    that the client's program imported from."""
+    first = [code_dir]
+    if below:
+        first.insert(0, os.path.normpath(os.path.join(code_dir, below)))
+    kept = [p for p in sys.path if p not in ("", *first)]
+    sys.path[:] = first + kept
 
 
 def check_python(client: str) -> None:

@@ -3,6 +3,8 @@
 Reads from the environment: HANDLER, ON_START (``module:function``), RETRY_FOR
 (comma list of exception names), BEAM_CLIENT_PYTHON (``3.11``); and for Context:
 CONTAINER_ID, STUB_ID, STUB_TYPE, CALLBACK_URL, TIMEOUT, BIND_PORT; sets TASK_ID.
+BEAM_CODE_PATH is the folder below the working directory that the client imports
+from ("" = the working directory itself).
 
 To the node on descriptor 3: ``ready`` once, or ``failed`` and exit 1; then for
 each ``call`` a ``started`` and a ``result``. ``stop`` or a closed channel ends
@@ -21,14 +23,17 @@ FD = 3
 def main() -> int:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     for stream in (sys.stdout, sys.stderr):
-        # Lines travel as they are printed, whatever the image's locale is.
-        stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)  # type: ignore[union-attr]
+        # Lines travel as they are printed, each in one write, whatever the
+        # image's locale and PYTHONUNBUFFERED say.
+        stream.reconfigure(  # type: ignore[union-attr]
+            encoding="utf-8", errors="backslashreplace", line_buffering=True, write_through=False
+        )
     channel = Channel(FD)
 
     from beam._runner import calls, loader
 
     code_dir = os.getcwd()
-    loader.prepare_path(code_dir)
+    loader.prepare_path(code_dir, os.environ.get("BEAM_CODE_PATH", ""))
     try:
         loader.check_python(os.environ.get("BEAM_CLIENT_PYTHON", ""))
         function = loader.load(os.environ.get("HANDLER", ""), code_dir)
