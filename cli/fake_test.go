@@ -203,7 +203,7 @@ func (g fakeGateway) StopContainer(_ context.Context, req *connect.Request[gatew
 	return connect.NewResponse(&gatewaypb.StopContainerResponse{Ok: true}), nil
 }
 
-func (f *fakeNode) TaskLogs(_ context.Context, req *connect.Request[beammeshv1.TaskLogsRequest], st *connect.ServerStream[beammeshv1.LogLine]) error {
+func (f *fakeNode) TaskLogs(ctx context.Context, req *connect.Request[beammeshv1.TaskLogsRequest], st *connect.ServerStream[beammeshv1.LogLine]) error {
 	f.mu.Lock()
 	id := req.Msg.TaskId
 	if req.Msg.ContainerId == "container-1" {
@@ -229,6 +229,10 @@ func (f *fakeNode) TaskLogs(_ context.Context, req *connect.Request[beammeshv1.T
 		if err := st.Send(l); err != nil {
 			return err
 		}
+	}
+	if id == "task-3" && req.Msg.Follow { // it waits, and so does its log
+		<-ctx.Done()
+		return ctx.Err()
 	}
 	if id == "task-0" {
 		return fault.New(fault.NodeLost, "box3 left before all of its log was read", "")

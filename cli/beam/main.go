@@ -13,6 +13,7 @@ import (
 	"syscall"
 
 	"github.com/beammesh/beammesh/cli"
+	"github.com/beammesh/beammesh/cli/interrupt"
 	"github.com/beammesh/beammesh/proto/fault"
 )
 
@@ -28,26 +29,13 @@ func main() {
 // command runs one command. The first SIGINT or SIGTERM asks it to end in
 // order (a node drains); a second one ends the process at once.
 func command() int {
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	defer signal.Stop(signals)
-	done := make(chan struct{})
-	defer close(done)
-	go func() {
-		select {
-		case <-signals:
-		case <-done:
-			return
-		}
-		cancel()
-		select {
-		case <-signals:
-			fmt.Fprintln(os.Stderr, "interrupted twice: ended at once")
-			os.Exit(fault.Cancelled.ExitStatus())
-		case <-done:
-		}
-	}()
+	ctx, stop := interrupt.Context(context.Background(), signals, func() {
+		fmt.Fprintln(os.Stderr, "interrupted twice: ended at once")
+		os.Exit(fault.Cancelled.ExitStatus())
+	})
+	defer stop()
 	return cli.New(roles()).Run(ctx, os.Args[1:], cli.System())
 }

@@ -81,10 +81,11 @@ func (c *Config) parse(data []byte) error {
 		switch {
 		case line == "" || line[0] == '#' || line[0] == ';':
 		case line[0] == '[':
-			if line[len(line)-1] != ']' || len(line) < 3 {
+			name := strings.TrimSpace(strings.TrimSuffix(line[1:], "]"))
+			if line[len(line)-1] != ']' || name == "" {
 				return fmt.Errorf("line %d: a section looks like [name]", n)
 			}
-			current = c.section(strings.TrimSpace(line[1 : len(line)-1]))
+			current = c.section(name)
 		default:
 			key, value, ok := strings.Cut(line, "=")
 			if !ok {
