@@ -44,6 +44,7 @@ type adverts struct {
 	log    *slog.Logger
 	seen   func(market.AdvertSeen)
 	ask    func(to mesh.PeerID) // sends WantAdvert
+	deny   revocations
 
 	change chan struct{} // one token: the own advert changed
 
@@ -52,6 +53,15 @@ type adverts struct {
 	own   *peerv1.SignedAdvert
 	wait  map[mesh.PeerID][]chan struct{} // woken when an advert of that node comes
 }
+
+// revocations is the part of token.DenySet that hello brings together.
+type revocations interface {
+	All() []string
+	Add(raw string) (news bool, err error)
+}
+
+// maxRevocations bounds those in one hello.
+const maxRevocations = 256
 
 type known struct {
 	advert scheduler.Advert
@@ -184,6 +194,8 @@ func (a *adverts) Local(mesh.PeerID) []byte {
 		v.Adverts = append(v.Adverts, k.signed)
 	}
 	a.mu.Unlock()
+	v.Revocations = a.deny.All()
+	v.Revocations = v.Revocations[:min(len(v.Revocations), maxRevocations)]
 	b, err := proto.Marshal(v)
 	if err != nil {
 		a.log.Error("encode view", "err", err)
@@ -196,6 +208,11 @@ func (a *adverts) Remote(_ mesh.PeerID, payload []byte) {
 	v := new(peerv1.View)
 	if proto.Unmarshal(payload, v) != nil {
 		return
+	}
+	for _, r := range v.Revocations[:min(len(v.Revocations), maxRevocations)] {
+		if _, err := a.deny.Add(r); err != nil {
+			a.log.Debug("revocation refused", "err", err)
+		}
 	}
 	for _, s := range v.Adverts {
 		a.take(s, scheduler.SourceHello)

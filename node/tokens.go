@@ -51,6 +51,7 @@ type tokens struct {
 	deny     *token.DenySet
 	ledger   ledger.Ledger
 	log      *slog.Logger
+	spread   func(revocation string) // gossips it
 
 	mu     sync.Mutex
 	issuer *token.Issuer // nil until delegated
@@ -198,8 +199,8 @@ func (t *tokens) current() (*token.Issuer, error) {
 	return t.issuer, nil
 }
 
-// issue makes an API token and lists it in the ledger.
-func (t *tokens) issue(ctx context.Context, workspace, name string, scopes []token.Scope, life time.Duration) (id, bearer string, err error) {
+// Issue makes an API token and lists it in the ledger. life 0 = for ever.
+func (t *tokens) Issue(ctx context.Context, workspace, name string, scopes []token.Scope, life time.Duration) (id, bearer string, err error) {
 	i, err := t.current()
 	if err != nil {
 		return "", "", err
@@ -276,4 +277,46 @@ func writeDurably(path string, b []byte, mode os.FileMode) error {
 	}
 	defer d.Close()
 	return d.Sync()
+}
+
+// SetActive switches a token off or on. Off spreads as a signed revocation,
+// which cannot be taken back: only the founder's list knows that it is on again.
+func (t *tokens) SetActive(ctx context.Context, workspace, id string, active bool) error {
+	if active {
+		return fault.New(fault.Unsupported, "a revoked token cannot be used again", "make a new one with 'beam token create'")
+	}
+	return t.revoke(ctx, workspace, id, ledger.SetTokenActive{Workspace: workspace, ID: id})
+}
+
+// Delete revokes a token and takes it off the list.
+func (t *tokens) Delete(ctx context.Context, workspace, id string) error {
+	return t.revoke(ctx, workspace, id, ledger.Delete{Key: ledger.Key{Kind: ledger.KindToken, Workspace: workspace, ID: id}})
+}
+
+func (t *tokens) revoke(ctx context.Context, workspace, id string, then ledger.Command) error {
+	i, err := t.current()
+	if err != nil {
+		return err
+	}
+	rec, _, err := ledger.Get[ledger.Token](ctx, t.ledger, workspace, id, 0)
+	if err != nil {
+		return err
+	}
+	raw, err := i.Revoke(id, rec.Expires)
+	if err != nil {
+		return err
+	}
+	if _, err := t.deny.Add(raw); err != nil {
+		return err
+	}
+	t.spread(raw)
+	_, err = t.ledger.Propose(ctx, then)
+	return err
+}
+
+// heard takes a revocation from gossip.
+func (t *tokens) heard(_ mesh.PeerID, data []byte) {
+	if _, err := t.deny.Add(string(data)); err != nil {
+		t.log.Debug("revocation refused", "err", err)
+	}
 }

@@ -66,6 +66,10 @@ type Spec struct {
 	GPUs      []string // device ids from the inventory, exclusively granted
 	Mounts    []Mount
 	Network   Network
+	// Sockets, which may be nil, is called before init starts with the host
+	// folder that is mounted read-only at /run/beam; the node listens there on
+	// api.sock. stop is called when the container is gone.
+	Sockets func(dir string) (stop func(), err error)
 }
 
 // EndReason tells apart why a container ended.

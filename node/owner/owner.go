@@ -146,7 +146,7 @@ func (o *Owner) marketActionLocked(a market.OwnerAction) {
 			o.Step(market.SendFailed{Node: a.To, Offer: a.Ask.Offer, Round: a.Ask.Round, Reason: err.Error()})
 		})
 	case market.SendAward:
-		o.cfg.Send(a.To, a.Award, o.orderLocked(a.Award), func(err error) {
+		o.cfg.Send(a.To, a.Award, o.orderLocked(a.Award, a.To), func(err error) {
 			o.Step(market.SendFailed{Node: a.To, Offer: a.Award.Offer, Lease: a.Award.Lease, Reason: err.Error()})
 		})
 	case market.SendRelease:
@@ -237,12 +237,12 @@ func (o *Owner) lostLocked(a market.Lost) {
 }
 
 // orderLocked puts the work order of an award together.
-func (o *Owner) orderLocked(a market.Award) []byte {
+func (o *Owner) orderLocked(a market.Award, to scheduler.NodeID) []byte {
 	w := o.offers[a.Offer]
 	if w == nil {
 		return nil
 	}
-	b, err := w.pool.order(o.cfg.Planner, string(a.Lease))
+	b, err := w.pool.order(o.cfg.Planner, string(a.Lease), string(to))
 	if err != nil {
 		o.log.Error("encode work order", "offer", a.Offer, "err", err)
 		return nil

@@ -24,7 +24,7 @@ type Planner interface {
 	Plan(ctx context.Context, workspace, stubID string) (*Plan, error)
 	// Complete fills in what differs per lease: the token for user code, and
 	// the peers that hold the roots now. It must not block.
-	Complete(p *Plan, order *peerv1.WorkOrder, leaseID string)
+	Complete(p *Plan, order *peerv1.WorkOrder, leaseID, worker string)
 }
 
 // Journal keeps tasks over kill -9. Every method returns after fsync.

@@ -242,9 +242,9 @@ func (p *pool) dispatchLocked(a replicas.Dispatch) {
 }
 
 // order is the work order for a lease of this pool.
-func (p *pool) order(planner Planner, leaseID string) ([]byte, error) {
+func (p *pool) order(planner Planner, leaseID, worker string) ([]byte, error) {
 	o := proto.Clone(p.plan.Order).(*peerv1.WorkOrder)
-	planner.Complete(p.plan, o, leaseID)
+	planner.Complete(p.plan, o, leaseID, worker)
 	return proto.Marshal(o)
 }
 

@@ -65,7 +65,7 @@ type environment struct {
 	logs      *logDir
 	bundle    string // host path of the runner bundle
 	nodeName  string
-	serveAPI  func(containerID string, order *peerv1.WorkOrder) (mounts []runtime.Mount, close func(), err error)
+	sockets   func(dir string) (stop func(), err error)
 	bootstrap []string // env for every container: addresses of the API inside
 }
 
@@ -118,12 +118,7 @@ func (l *lease) serve(ctx context.Context) *peerv1.LeaseGone {
 	l.phase("pull", t, pullDetail(bytes, from))
 
 	t = time.Now()
-	mounts, closeAPI, err := l.env.serveAPI(l.containerID, l.order)
-	if err != nil {
-		return l.failed(ctx, "start", err)
-	}
-	defer closeAPI()
-	spec, err := l.spec(mounts)
+	spec, err := l.spec()
 	if err != nil {
 		return l.failed(ctx, "start", err)
 	}
@@ -194,7 +189,7 @@ func pullDetail(bytes int64, from []string) string {
 	return fmt.Sprintf("%.1f MiB from %d peers", float64(bytes)/(1<<20), len(from))
 }
 
-func (l *lease) spec(mounts []runtime.Mount) (runtime.Spec, error) {
+func (l *lease) spec() (runtime.Spec, error) {
 	o := l.order
 	layers := make([]runtime.Layer, 0, len(o.ImageRoots)+1)
 	for _, r := range o.ImageRoots {
@@ -218,8 +213,9 @@ func (l *lease) spec(mounts []runtime.Mount) (runtime.Spec, error) {
 		Limits: runtime.Limits{CPUMillis: l.cpuMillis, MemoryBytes: o.MemoryBytes,
 			DiskBytes: o.DiskBytes},
 		GPUs:    l.gpus,
-		Mounts:  append([]runtime.Mount{{Source: l.env.bundle, Target: runnerDir, ReadOnly: true}}, mounts...),
+		Mounts:  []runtime.Mount{{Source: l.env.bundle, Target: runnerDir, ReadOnly: true}},
 		Network: runtime.Network{Block: o.BlockNetwork, Allow: allow},
+		Sockets: l.env.sockets,
 	}, nil
 }
 

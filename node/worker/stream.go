@@ -124,6 +124,14 @@ func (w *Worker) ServeLogs(ctx context.Context, s mesh.Stream) {
 		var none peerv1.LogsRequest
 		_ = conn.Read(&none) // returns when the reader hangs up
 	}()
+	if req.TaskId == "" {
+		// A container's log is that of the call it ran last.
+		if l := w.lookup(req.ContainerId); l != nil {
+			l.mu.Lock()
+			req.TaskId = l.last
+			l.mu.Unlock()
+		}
+	}
 	err := w.env.logs.read(req.TaskId, req.Attempt, req.Follow, stop, func(fd int, p []byte) error {
 		return conn.Write(&peerv1.LogsChunk{Fd: uint32(fd), Data: p})
 	})

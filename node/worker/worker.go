@@ -23,16 +23,17 @@ const (
 
 // Config is what a Worker is made from. All fields but Zero ones are required.
 type Config struct {
-	Market   market.WorkerConfig
-	Engine   runtime.Engine
-	Puller   Puller
-	LogDir   string
-	Bundle   string // host path of the runner bundle, mounted into every container
-	APIEnv   []string
-	Name     string // of this node, for messages
-	Clock    func() time.Duration
-	Log      *slog.Logger
-	ServeAPI func(containerID string, order *peerv1.WorkOrder) ([]runtime.Mount, func(), error)
+	Market market.WorkerConfig
+	Engine runtime.Engine
+	Puller Puller
+	LogDir string
+	Bundle string // host path of the runner bundle, mounted into every container
+	APIEnv []string
+	Name   string // of this node, for messages
+	Clock  func() time.Duration
+	Log    *slog.Logger
+	// Sockets puts the node's API into a container's folder; see runtime.Spec.
+	Sockets func(dir string) (stop func(), err error)
 	// Send carries a market message to an owner; it must not block.
 	Send func(to scheduler.NodeID, m any)
 	// Advertise gossips a changed advert; it must not block.
@@ -71,7 +72,7 @@ func New(cfg Config) (*Worker, error) {
 		cfg: cfg, log: cfg.Log, machine: market.NewWorker(cfg.Market),
 		leases: map[string]*lease{}, tick: make(chan struct{}, 1),
 		env: &environment{engine: cfg.Engine, puller: cfg.Puller, logs: logs, bundle: cfg.Bundle,
-			nodeName: cfg.Name, serveAPI: cfg.ServeAPI, bootstrap: cfg.APIEnv},
+			nodeName: cfg.Name, sockets: cfg.Sockets, bootstrap: cfg.APIEnv},
 	}
 	w.ctx, w.cancel = context.WithCancelCause(context.Background())
 	return w, nil
@@ -244,6 +245,25 @@ func (w *Worker) Order(leaseID string) (*peerv1.WorkOrder, bool) {
 		return l.order, true
 	}
 	return nil, false
+}
+
+// Granted is when a lease began.
+func (w *Worker) Granted(leaseID string) (time.Time, bool) {
+	if l := w.lookup(leaseID); l != nil {
+		return l.granted, true
+	}
+	return time.Time{}, false
+}
+
+// Stop ends a container of a workspace at a user's wish; false means that there
+// is none.
+func (w *Worker) Stop(leaseID, workspace string) bool {
+	l := w.lookup(leaseID)
+	if l == nil || l.order.WorkspaceId != workspace {
+		return false
+	}
+	l.cancel(&endCause{reason: string(market.EndExited), message: "the container was stopped by the user"})
+	return true
 }
 
 // Close ends all leases and waits until nothing of them is left.

@@ -422,6 +422,7 @@ func (x *SignedAdvert) GetSignature() []byte {
 type View struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Adverts       []*SignedAdvert        `protobuf:"bytes,1,rep,name=adverts,proto3" json:"adverts,omitempty"`
+	Revocations   []string               `protobuf:"bytes,2,rep,name=revocations,proto3" json:"revocations,omitempty"` // of tokens, signed by their issuers
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -459,6 +460,13 @@ func (*View) Descriptor() ([]byte, []int) {
 func (x *View) GetAdverts() []*SignedAdvert {
 	if x != nil {
 		return x.Adverts
+	}
+	return nil
+}
+
+func (x *View) GetRevocations() []string {
+	if x != nil {
+		return x.Revocations
 	}
 	return nil
 }
@@ -2198,9 +2206,10 @@ const file_beammesh_peer_v1_market_proto_rawDesc = "" +
 	"\bcapacity\x18\x05 \x01(\v2\x1a.beammesh.peer.v1.CapacityR\bcapacity\"D\n" +
 	"\fSignedAdvert\x12\x16\n" +
 	"\x06advert\x18\x01 \x01(\fR\x06advert\x12\x1c\n" +
-	"\tsignature\x18\x02 \x01(\fR\tsignature\"@\n" +
+	"\tsignature\x18\x02 \x01(\fR\tsignature\"b\n" +
 	"\x04View\x128\n" +
-	"\aadverts\x18\x01 \x03(\v2\x1e.beammesh.peer.v1.SignedAdvertR\aadverts\"5\n" +
+	"\aadverts\x18\x01 \x03(\v2\x1e.beammesh.peer.v1.SignedAdvertR\aadverts\x12 \n" +
+	"\vrevocations\x18\x02 \x03(\tR\vrevocations\"5\n" +
 	"\aGPUWant\x12\x14\n" +
 	"\x05class\x18\x01 \x01(\tR\x05class\x12\x14\n" +
 	"\x05count\x18\x02 \x01(\x03R\x05count\"7\n" +

@@ -1458,8 +1458,8 @@ func (x *LogsChunk) GetError() string {
 	return ""
 }
 
-// Protocol "task/1": any node asks a task's owner. One TaskRequest, one or
-// more TaskReply.
+// Protocol "task/1": any node asks a task's owner, or a worker for its
+// containers. One TaskRequest, one TaskReply.
 type TaskRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to What:
@@ -1468,7 +1468,8 @@ type TaskRequest struct {
 	//	*TaskRequest_Explain
 	//	*TaskRequest_Stop
 	//	*TaskRequest_List
-	//	*TaskRequest_Watch
+	//	*TaskRequest_Containers
+	//	*TaskRequest_StopContainer
 	What          isTaskRequest_What `protobuf_oneof:"what"`
 	WorkspaceId   string             `protobuf:"bytes,10,opt,name=workspace_id,json=workspaceId,proto3" json:"workspace_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1548,10 +1549,19 @@ func (x *TaskRequest) GetList() *ListTasks {
 	return nil
 }
 
-func (x *TaskRequest) GetWatch() string {
+func (x *TaskRequest) GetContainers() bool {
 	if x != nil {
-		if x, ok := x.What.(*TaskRequest_Watch); ok {
-			return x.Watch
+		if x, ok := x.What.(*TaskRequest_Containers); ok {
+			return x.Containers
+		}
+	}
+	return false
+}
+
+func (x *TaskRequest) GetStopContainer() string {
+	if x != nil {
+		if x, ok := x.What.(*TaskRequest_StopContainer); ok {
+			return x.StopContainer
 		}
 	}
 	return ""
@@ -1584,8 +1594,12 @@ type TaskRequest_List struct {
 	List *ListTasks `protobuf:"bytes,4,opt,name=list,proto3,oneof"`
 }
 
-type TaskRequest_Watch struct {
-	Watch string `protobuf:"bytes,5,opt,name=watch,proto3,oneof"` // TaskReply per change until it ended
+type TaskRequest_Containers struct {
+	Containers bool `protobuf:"varint,5,opt,name=containers,proto3,oneof"` // of this worker: gateway.ListContainersResponse
+}
+
+type TaskRequest_StopContainer struct {
+	StopContainer string `protobuf:"bytes,6,opt,name=stop_container,json=stopContainer,proto3,oneof"`
 }
 
 func (*TaskRequest_Get) isTaskRequest_What() {}
@@ -1596,7 +1610,9 @@ func (*TaskRequest_Stop) isTaskRequest_What() {}
 
 func (*TaskRequest_List) isTaskRequest_What() {}
 
-func (*TaskRequest_Watch) isTaskRequest_What() {}
+func (*TaskRequest_Containers) isTaskRequest_What() {}
+
+func (*TaskRequest_StopContainer) isTaskRequest_What() {}
 
 type ListTasks struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1660,7 +1676,7 @@ func (x *ListTasks) GetStubId() string {
 
 type TaskReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Payload       []byte                 `protobuf:"bytes,1,opt,name=payload,proto3" json:"payload,omitempty"` // beammesh.v1 message: TaskInfo, ExplainResponse, ListTasksResponse
+	Payload       []byte                 `protobuf:"bytes,1,opt,name=payload,proto3" json:"payload,omitempty"` // TaskInfo, ExplainResponse, ListTasksResponse, ListContainersResponse
 	Code          string                 `protobuf:"bytes,2,opt,name=code,proto3" json:"code,omitempty"`       // fault code when it failed
 	Message       string                 `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
 	Hint          string                 `protobuf:"bytes,4,opt,name=hint,proto3" json:"hint,omitempty"`
@@ -1851,13 +1867,16 @@ const file_beammesh_peer_v1_work_proto_rawDesc = "" +
 	"\tLogsChunk\x12\x0e\n" +
 	"\x02fd\x18\x01 \x01(\rR\x02fd\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\fR\x04data\x12\x14\n" +
-	"\x05error\x18\x03 \x01(\tR\x05error\"\xc9\x01\n" +
+	"\x05error\x18\x03 \x01(\tR\x05error\"\xfc\x01\n" +
 	"\vTaskRequest\x12\x12\n" +
 	"\x03get\x18\x01 \x01(\tH\x00R\x03get\x12\x1a\n" +
 	"\aexplain\x18\x02 \x01(\tH\x00R\aexplain\x12\x14\n" +
 	"\x04stop\x18\x03 \x01(\tH\x00R\x04stop\x121\n" +
-	"\x04list\x18\x04 \x01(\v2\x1b.beammesh.peer.v1.ListTasksH\x00R\x04list\x12\x16\n" +
-	"\x05watch\x18\x05 \x01(\tH\x00R\x05watch\x12!\n" +
+	"\x04list\x18\x04 \x01(\v2\x1b.beammesh.peer.v1.ListTasksH\x00R\x04list\x12 \n" +
+	"\n" +
+	"containers\x18\x05 \x01(\bH\x00R\n" +
+	"containers\x12'\n" +
+	"\x0estop_container\x18\x06 \x01(\tH\x00R\rstopContainer\x12!\n" +
 	"\fworkspace_id\x18\n" +
 	" \x01(\tR\vworkspaceIdB\x06\n" +
 	"\x04what\"R\n" +
@@ -1954,7 +1973,8 @@ func file_beammesh_peer_v1_work_proto_init() {
 		(*TaskRequest_Explain)(nil),
 		(*TaskRequest_Stop)(nil),
 		(*TaskRequest_List)(nil),
-		(*TaskRequest_Watch)(nil),
+		(*TaskRequest_Containers)(nil),
+		(*TaskRequest_StopContainer)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
