@@ -95,6 +95,11 @@ func (p *Process) Send(body []byte) error {
 	}
 	p.sendMu.Lock()
 	defer p.sendMu.Unlock()
+	select {
+	case <-p.done:
+		return fmt.Errorf("send: %w", runtime.ErrClosed)
+	default:
+	}
 	for off := 0; off < len(body); off += Fragment {
 		part := body[off:min(off+Fragment, len(body))]
 		m := Message{Type: Frame, Proc: p.id, Off: int64(off), More: off+len(part) < len(body)}

@@ -85,18 +85,18 @@ func (p *proc) fail(err error) {
 func (p *proc) finish(code int) {
 	<-p.begun
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	if p.sock != nil {
 		p.drainFrames()
 	}
 	p.drainOutput()
 	p.ended = true
-	p.closeStreams()
 	p.in.Lock()
 	p.in.closed, p.in.parts = true, nil
 	p.in.more.Broadcast()
 	p.in.Unlock()
 	p.say(ctl.Message{Type: ctl.Exited, Code: code}, nil)
+	p.mu.Unlock()
+	p.closeStreams() // waits for the pumps, which may be waiting for mu
 }
 
 func (p *proc) closeStreams() {
