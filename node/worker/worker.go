@@ -55,6 +55,7 @@ type Worker struct {
 	machine  *market.Worker
 	leases   map[string]*lease // granted, and ended ones not yet acknowledged
 	finished []finished        // ended leases, oldest first
+	changed  chan struct{}     // closed and replaced at every step
 }
 
 type finished struct {
@@ -70,7 +71,7 @@ func New(cfg Config) (*Worker, error) {
 	}
 	w := &Worker{
 		cfg: cfg, log: cfg.Log, machine: market.NewWorker(cfg.Market),
-		leases: map[string]*lease{}, tick: make(chan struct{}, 1),
+		leases: map[string]*lease{}, tick: make(chan struct{}, 1), changed: make(chan struct{}),
 		env: &environment{engine: cfg.Engine, puller: cfg.Puller, logs: logs, bundle: cfg.Bundle,
 			nodeName: cfg.Name, sockets: cfg.Sockets, bootstrap: cfg.APIEnv},
 	}
@@ -107,6 +108,8 @@ func (w *Worker) Step(ev market.WorkerEvent, order []byte) {
 	for _, a := range w.machine.Step(w.cfg.Clock(), ev) {
 		w.doLocked(a, order)
 	}
+	close(w.changed)
+	w.changed = make(chan struct{})
 	w.mu.Unlock()
 	select {
 	case w.tick <- struct{}{}:
@@ -237,6 +240,13 @@ func (w *Worker) Leases() []market.LeaseState {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.machine.Leases()
+}
+
+// Changed gives a channel that closes at the next step of the machine.
+func (w *Worker) Changed() <-chan struct{} {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.changed
 }
 
 // Order gives the work order of a lease that still is known.

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/beammesh/beammesh/runtime"
 )
@@ -15,8 +16,8 @@ import (
 // Config is what New needs. Root, State, ShimPath, RuncPath, InitPath and
 // LayerWriter are required; the rest has the defaults named here.
 type Config struct {
-	// Root keeps unpacked layers and writable disks; it may not lie on
-	// overlayfs or tmpfs-less network storage, because layers are idmapped.
+	// Root keeps unpacked layers and writable disks, on a filesystem that
+	// can be a layer and be idmapped: ext4, xfs, btrfs.
 	Root string
 	// State is a short path (<= 38 bytes: unix socket addresses have 108) for
 	// what does not outlive a reboot, such as /run/beam/1a2b3c4d.
@@ -85,8 +86,7 @@ const (
 
 // withDefaults returns a validated copy.
 func (c Config) withDefaults() (Config, error) {
-	for name, path := range map[string]string{"Root": c.Root, "State": c.State,
-		"ShimPath": c.ShimPath, "RuncPath": c.RuncPath, "InitPath": c.InitPath} {
+	for name, path := range map[string]string{"ShimPath": c.ShimPath, "RuncPath": c.RuncPath, "InitPath": c.InitPath} {
 		if !filepath.IsAbs(path) {
 			return c, fmt.Errorf("containerd config: %s %q is not an absolute path", name, path)
 		}
@@ -97,16 +97,8 @@ func (c Config) withDefaults() (Config, error) {
 	if c.LayerWriter == nil {
 		return c, errors.New("containerd config: no LayerWriter")
 	}
-	h := fnv.New64a()
-	h.Write([]byte(filepath.Clean(c.Root)))
-	if c.Name == "" {
-		c.Name = fmt.Sprintf("bm%07x", h.Sum64()&0xfffffff)
-	}
-	if !validName(c.Name) {
-		return c, fmt.Errorf("containerd config: Name %q is not [a-z0-9]{1,10}", c.Name)
-	}
-	if c.CgroupParent == "" {
-		c.CgroupParent = "/" + c.Name
+	if err := c.nameDefaults(); err != nil {
+		return c, err
 	}
 	if len(c.Subnets) == 0 {
 		c.Subnets = []netip.Prefix{
@@ -128,12 +120,38 @@ func (c Config) withDefaults() (Config, error) {
 	c.Spare = min(c.Spare, c.Slots)
 	if c.FirstID == 0 {
 		// Three ranges of 2^28 ids, far above what useradd and subuid give out.
-		c.FirstID = 1<<30 + uint32(h.Sum64()%3)<<28
+		c.FirstID = 1<<30 + uint32(c.hash()%3)<<28
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
 	return c, nil
+}
+
+// hash tells the nodes of a machine apart.
+func (c *Config) hash() uint64 {
+	h := fnv.New64a()
+	h.Write([]byte(filepath.Clean(c.Root)))
+	return h.Sum64()
+}
+
+// nameDefaults fills in what Sweep needs to know too.
+func (c *Config) nameDefaults() error {
+	if !filepath.IsAbs(c.Root) || !filepath.IsAbs(c.State) || strings.ContainsAny(c.Root+c.State, ":,\\ \t\n") {
+		// mount options and the kernel's tables would need escapes
+		return fmt.Errorf("containerd config: Root %q and State %q must be absolute and free of blanks, commas and colons", c.Root, c.State)
+	}
+	c.Root, c.State = filepath.Clean(c.Root), filepath.Clean(c.State)
+	if c.Name == "" {
+		c.Name = fmt.Sprintf("bm%07x", c.hash()&0xfffffff)
+	}
+	if !validName(c.Name) {
+		return fmt.Errorf("containerd config: Name %q is not [a-z0-9]{1,10}", c.Name)
+	}
+	if c.CgroupParent == "" {
+		c.CgroupParent = "/" + c.Name
+	}
+	return nil
 }
 
 func validName(s string) bool {
@@ -157,6 +175,7 @@ func (c *Config) containers() string         { return filepath.Join(c.State, "c"
 func (c *Config) container(id string) string { return filepath.Join(c.containers(), id) }
 func (c *Config) layers() string             { return filepath.Join(c.Root, "layers") }
 func (c *Config) disks() string              { return filepath.Join(c.Root, "disks") }
+func (c *Config) resolv() string             { return filepath.Join(c.State, "resolv.conf") }
 
 func (c *Config) makeDirs() error {
 	for _, d := range []struct {

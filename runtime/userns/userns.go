@@ -97,7 +97,9 @@ func (p *Pair) UserPath() string { return procPath(p.User) }
 func (p *Pair) NetPath() string { return procPath(p.Net) }
 
 func procPath(f *os.File) string {
-	return "/proc/" + strconv.Itoa(os.Getpid()) + "/fd/" + strconv.Itoa(int(f.Fd()))
+	// The dot is for runc 1.5: it takes any path that begins with /proc/PID for
+	// /proc/PID/ns/user, and the mapping of process PID for the namespace's.
+	return "/proc/./" + strconv.Itoa(os.Getpid()) + "/fd/" + strconv.Itoa(int(f.Fd()))
 }
 
 // InNet runs f on a thread that has entered the pair's network namespace.

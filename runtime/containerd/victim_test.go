@@ -1,0 +1,5 @@
+package containerd
+
+const victimEnv = "BEAM_TEST_VICTIM"
+
+func victim() {}
