@@ -80,7 +80,10 @@ type Node struct {
 	images  *images
 	router  *tasks.Router
 	maps    *call.Service
-	api     *api.Server
+	api     *api.Server // TCP ports
+	inner   *api.Server // sockets in containers
+
+	grpcAddr, httpAddr string
 
 	ctx      context.Context // of everything in the background
 	cancel   context.CancelCauseFunc
@@ -377,7 +380,7 @@ func (n *Node) startRuntime(ctx context.Context) error {
 	wcfg.CPUOvercommit = int64(n.cfg.CPUOvercommit)
 	n.worker, err = worker.New(worker.Config{
 		Market: wcfg, Engine: n.engine, Puller: n.puller, LogDir: n.dir("logs"), Bundle: paths.Runner, Name: n.cfg.Name,
-		APIEnv: insideEnv, Clock: n.clock, Log: n.log, Sockets: n.insideAPI,
+		APIEnv: insideEnv, RunDirs: filepath.Join(state, "a"), Clock: n.clock, Log: n.log, Sockets: n.insideAPI,
 		Send:      func(to scheduler.NodeID, m any) { n.send(to, m, nil, nil) },
 		Advertise: n.adverts.set,
 	})

@@ -2,10 +2,14 @@ package worker
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -65,8 +69,32 @@ type environment struct {
 	logs      *logDir
 	bundle    string // host path of the runner bundle
 	nodeName  string
-	sockets   func(dir string) (stop func(), err error)
-	bootstrap []string // env for every container: addresses of the API inside
+	runDirs   string                                    // short path; one folder per container below it
+	sockets   func(dir string) (stop func(), err error) // puts the API into such a folder
+	bootstrap []string                                  // env for every container: addresses of the API inside
+}
+
+// openRunDir makes the folder that a container sees as /run/beam, with the
+// node's API in it.
+func (e *environment) openRunDir(containerID string) (dir string, done func(), err error) {
+	// Short, because the paths of unix sockets are.
+	sum := sha256.Sum256([]byte(containerID))
+	dir = filepath.Join(e.runDirs, hex.EncodeToString(sum[:6]))
+	if err := os.RemoveAll(dir); err != nil {
+		return "", nil, fmt.Errorf("make socket folder: %w", err)
+	}
+	if err := errors.Join(os.MkdirAll(dir, 0o711), os.Chmod(dir, 0o711)); err != nil {
+		return "", nil, fmt.Errorf("make socket folder: %w", err)
+	}
+	stop, err := e.sockets(dir)
+	if err != nil {
+		_ = os.RemoveAll(dir)
+		return "", nil, err
+	}
+	return dir, func() {
+		stop()
+		_ = os.RemoveAll(dir)
+	}, nil
 }
 
 // Puller makes trees available on this node's disk.
@@ -118,7 +146,12 @@ func (l *lease) serve(ctx context.Context) *peerv1.LeaseGone {
 	l.phase("pull", t, pullDetail(bytes, from))
 
 	t = time.Now()
-	spec, err := l.spec()
+	runDir, closeAPI, err := l.env.openRunDir(l.containerID)
+	if err != nil {
+		return l.failed(ctx, "start", err)
+	}
+	defer closeAPI()
+	spec, err := l.spec(runDir)
 	if err != nil {
 		return l.failed(ctx, "start", err)
 	}
@@ -189,7 +222,7 @@ func pullDetail(bytes int64, from []string) string {
 	return fmt.Sprintf("%.1f MiB from %d peers", float64(bytes)/(1<<20), len(from))
 }
 
-func (l *lease) spec() (runtime.Spec, error) {
+func (l *lease) spec(runDir string) (runtime.Spec, error) {
 	o := l.order
 	layers := make([]runtime.Layer, 0, len(o.ImageRoots)+1)
 	for _, r := range o.ImageRoots {
@@ -215,7 +248,7 @@ func (l *lease) spec() (runtime.Spec, error) {
 		GPUs:    l.gpus,
 		Mounts:  []runtime.Mount{{Source: l.env.bundle, Target: runnerDir, ReadOnly: true}},
 		Network: runtime.Network{Block: o.BlockNetwork, Allow: allow},
-		Sockets: l.env.sockets,
+		RunDir:  runDir,
 	}, nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"os"
 	"sync"
 	"time"
 
@@ -23,16 +24,17 @@ const (
 
 // Config is what a Worker is made from. All fields but Zero ones are required.
 type Config struct {
-	Market market.WorkerConfig
-	Engine runtime.Engine
-	Puller Puller
-	LogDir string
-	Bundle string // host path of the runner bundle, mounted into every container
-	APIEnv []string
-	Name   string // of this node, for messages
-	Clock  func() time.Duration
-	Log    *slog.Logger
-	// Sockets puts the node's API into a container's folder; see runtime.Spec.
+	Market  market.WorkerConfig
+	Engine  runtime.Engine
+	Puller  Puller
+	LogDir  string
+	Bundle  string // host path of the runner bundle, mounted into every container
+	APIEnv  []string
+	Name    string // of this node, for messages
+	Clock   func() time.Duration
+	Log     *slog.Logger
+	RunDirs string // short path for the containers' socket folders; emptied by New
+	// Sockets puts the node's API into a container's folder.
 	Sockets func(dir string) (stop func(), err error)
 	// Send carries a market message to an owner; it must not block.
 	Send func(to scheduler.NodeID, m any)
@@ -69,11 +71,18 @@ func New(cfg Config) (*Worker, error) {
 	if err != nil {
 		return nil, err
 	}
+	// Folders of an earlier life have no containers any more.
+	if err := os.RemoveAll(cfg.RunDirs); err != nil {
+		return nil, fmt.Errorf("clean socket folders: %w", err)
+	}
+	if err := os.MkdirAll(cfg.RunDirs, 0o700); err != nil {
+		return nil, fmt.Errorf("make socket folders: %w", err)
+	}
 	w := &Worker{
 		cfg: cfg, log: cfg.Log, machine: market.NewWorker(cfg.Market),
 		leases: map[string]*lease{}, tick: make(chan struct{}, 1), changed: make(chan struct{}),
 		env: &environment{engine: cfg.Engine, puller: cfg.Puller, logs: logs, bundle: cfg.Bundle,
-			nodeName: cfg.Name, sockets: cfg.Sockets, bootstrap: cfg.APIEnv},
+			nodeName: cfg.Name, sockets: cfg.Sockets, runDirs: cfg.RunDirs, bootstrap: cfg.APIEnv},
 	}
 	w.ctx, w.cancel = context.WithCancelCause(context.Background())
 	return w, nil
