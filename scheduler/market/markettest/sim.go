@@ -56,6 +56,9 @@ type Config struct {
 	OnAction func(n *Node, a market.OwnerAction)
 }
 
+// Hello stands for the handshake of two nodes in Filter.
+type Hello struct{}
+
 // Fate of a message.
 type Fate int
 
@@ -166,7 +169,7 @@ func (s *Sim) boot(n *Node) {
 	s.trace("%s is up: %s", n.ID, describeCapacity(n.capacity))
 	s.stepOwner(n, market.AdvertSeen{Advert: n.Worker.Advert(), Source: scheduler.SourceSelf})
 	for _, m := range s.order {
-		if m == n || !m.Up {
+		if m == n || !m.Up || s.cfg.Filter != nil && s.cfg.Filter(n.ID, m.ID, Hello{}) != Deliver {
 			continue
 		}
 		s.stepOwner(n, market.AdvertSeen{Advert: m.Worker.Advert(), Source: scheduler.SourceHello})
