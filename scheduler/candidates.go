@@ -45,13 +45,22 @@ func (v *View) Rank(d *Demand, limit int, crowd func(NodeID) int, skip func(Node
 	return out
 }
 
-// ScoreNode scores one node as Rank would, fitting or not.
+// ScoreNode scores one node as if d were not asked of it yet: what the node
+// holds for d, or what the view has debited for it, counts as free.
 func (v *View) ScoreNode(d *Demand, id NodeID, crowd func(NodeID) int) Candidate {
 	n := v.nodes[id]
 	if n == nil {
-		return Candidate{Node: id}
+		return Candidate{Node: id, Score: Score{Total: weightGPUChoice * MaxGPUChoices}}
 	}
-	return Candidate{Node: id, Name: n.advert.Name, Class: n.class, Source: n.source, Score: v.score(n, d, crowd)}
+	c := n.eff
+	v.spare = append(v.spare[:0], c.Devices...)
+	c.Devices = v.spare
+	giveBack(d, &c)
+	k := 0
+	if crowd != nil {
+		k = crowd(id)
+	}
+	return Candidate{Node: id, Name: n.advert.Name, Class: n.class, Source: n.source, Score: ScoreOf(d, &c, k)}
 }
 
 func (v *View) score(n *viewNode, d *Demand, crowd func(NodeID) int) Score {

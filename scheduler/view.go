@@ -21,7 +21,8 @@ type View struct {
 	order   []*viewNode
 	classes []string // sorted keys of byClass
 	byClass map[string][]*viewNode
-	visit   uint64 // stamp of the last walk
+	visit   uint64   // stamp of the last walk
+	spare   []Device // scratch of ScoreNode
 }
 
 type viewNode struct {

@@ -136,7 +136,11 @@ func (o *Owner) askReply(now time.Duration, e AskReply) {
 		if x != nil {
 			o.forgetAsk(x, e.Node)
 		}
-		if e.Hold != "" {
+		taken := x != nil && x.award.node == e.Node && x.award.Hold == e.Hold
+		if e.Hold != "" && !taken {
+			if x != nil && x.phase == phaseAwarding && x.award.node != e.Node {
+				o.addBackup(x, e.Node)
+			}
 			o.releaseHold(e.Node, e.Offer, e.Hold, nil)
 		}
 		o.room(now, e.Node)

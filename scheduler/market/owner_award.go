@@ -13,15 +13,9 @@ import (
 func (o *Owner) awardBest(now time.Duration, x *offer, best *ask) {
 	x.backups = x.backups[:0]
 	for _, a := range x.asks {
-		if a == best || a.state != askBid {
-			continue
+		if a != best && a.state == askBid {
+			o.addBackup(x, a.node)
 		}
-		b := backup{a.node, o.view.ScoreNode(&x.demand, a.node, o.crowdOf(x)).Score}
-		i := len(x.backups)
-		for i > 0 && b.score.Before("", b.node, x.backups[i-1].score, "", x.backups[i-1].node) {
-			i--
-		}
-		x.backups = slices.Insert(x.backups, i, b)
 	}
 	// Asks that are still out stay debited until they are answered or this
 	// award is; their late bids are given back then.
@@ -39,6 +33,16 @@ func (o *Owner) awardBest(now time.Duration, x *offer, best *ask) {
 	clear(x.asks[len(kept):])
 	x.asks = kept
 	o.giveAward(now, x, best.node, best.hold, false)
+}
+
+// addBackup remembers a bid that was not taken, without its hold.
+func (o *Owner) addBackup(x *offer, node scheduler.NodeID) {
+	b := backup{node, o.view.ScoreNode(&x.demand, node, o.crowdOf(x)).Score}
+	i := len(x.backups)
+	for i > 0 && b.score.Before("", b.node, x.backups[i-1].score, "", x.backups[i-1].node) {
+		i--
+	}
+	x.backups = slices.Insert(x.backups, i, b)
 }
 
 // giveAward sends the award of x to a node under a new fence.

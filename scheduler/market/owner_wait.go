@@ -104,7 +104,7 @@ func (o *Owner) noCandidates(now time.Duration, x *offer) {
 		}
 	case look.Pending && x.round == 0:
 		o.enqueue(x, phaseBlocked)
-		o.setWake(x, now+o.cfg.AskWait)
+		o.setWake(x, now+o.cfg.AskWait/5)
 	default:
 		o.wait(now, x)
 	}

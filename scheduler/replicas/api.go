@@ -14,8 +14,8 @@ type Config struct {
 	Max int // containers at most; 1
 	// Concurrency is how many calls one container runs at a time; 1.
 	Concurrency int
-	// Window is how many calls are sent ahead to a busy container, 0 to 3
-	// beyond Concurrency; see WindowBelow. -1 = none; 0 = the default, 1.
+	// Window is how many calls a container may have sent to it beyond the
+	// Concurrency that it runs, 1 to 4; see WindowBelow. -1 = none; 0 = 1.
 	Window int
 	// WindowBelow: calls are only sent ahead when they last less than this on
 	// average; 250 ms. Longer ones gain nothing from it.
@@ -51,7 +51,7 @@ type Call struct {
 	// Deadline is when the call expires if it has not begun; 0 = never.
 	Deadline time.Duration
 	Retries  int      // after failures of the user's code
-	RetryFor []string // exception names; empty = every failure
+	RetryFor []string // exception names (ValueError); empty = every failure
 }
 
 // Event is an input of Pool.
@@ -70,6 +70,8 @@ type Cancel struct {
 type ReplicaReady struct {
 	Replica ReplicaID
 	Node    string
+	// Took is how long the container took to start; 0 = count from Acquire.
+	Took time.Duration
 }
 
 // AcquireFailed says that N of the containers asked for will not come.
@@ -173,8 +175,8 @@ type Action interface{ action() }
 type Acquire struct{ N int }
 
 // Unacquire takes back N containers asked for that did not come yet; the shell
-// withdraws those that wait. One that comes nevertheless is released. The pool
-// no longer counts on them: no AcquireFailed for these.
+// withdraws the youngest offers. One that comes nevertheless is used, or released
+// as any idle one. The pool no longer counts on them: no AcquireFailed for these.
 type Unacquire struct{ N int }
 
 // ReleaseReplica lets a container go. The pool has forgotten it.
