@@ -55,7 +55,7 @@ func (m *Mesh) open(ctx context.Context, to mesh.PeerID, name string, bulk bool)
 		if err != nil {
 			return fail(err)
 		}
-		if bulk {
+		if bulk || crowded(l) {
 			l = m.preferTCP(ctx, l)
 		}
 		s, err := l.conn.NewStream(ctx)
@@ -74,6 +74,12 @@ func (m *Mesh) open(ctx context.Context, to mesh.PeerID, name string, bulk bool)
 		return &stream{Stream: s, lazy: msmux.NewMSSelect(s, pid), peer: to}, nil
 	}
 }
+
+// quicStreams is when a QUIC connection counts as full: the transport allows 256
+// streams each way and the next open would wait for one to end.
+const quicStreams = 192
+
+func crowded(l *link) bool { return !isTCP(l) && l.conn.Stat().NumStreams >= quicStreams }
 
 // reach gives a proven connection to a member, dialling it if need be.
 func (m *Mesh) reach(ctx context.Context, to mesh.PeerID) (*link, error) {
