@@ -140,13 +140,13 @@ func mustOpen(t *testing.T, m mesh.Dialer, to mesh.PeerID, protocol string) mesh
 }
 
 func testStreams(t *testing.T, cluster Cluster) {
-	from := make(chan mesh.PeerID, 8)
+	from, arrived := make(chan mesh.PeerID, 8), make(chan mesh.PeerID, 1)
 	ended := make(chan error, 1)
 	ms := Started(t, cluster, Setup{}, Setup{Handlers: map[string]mesh.Handler{
 		"echo/1": func(ctx context.Context, s mesh.Stream) { from <- s.Peer(); Echo(ctx, s) },
 		"wait/1": func(_ context.Context, s mesh.Stream) {
 			_, err := s.Read(make([]byte, 1))
-			for from <- s.Peer(); err == nil; {
+			for arrived <- s.Peer(); err == nil; {
 				_, err = s.Read(make([]byte, 64))
 			}
 			ended <- err
@@ -204,7 +204,7 @@ func testStreams(t *testing.T, cluster Cluster) {
 	if _, err := s.Write([]byte("half of a mess")); err != nil {
 		t.Fatal(err)
 	}
-	<-from // an early reset may overtake the stream itself
+	<-arrived // an early reset may overtake the stream itself
 	s.Reset()
 	select {
 	case err := <-ended:
