@@ -305,13 +305,11 @@ func (d *directory) verify(ctx context.Context, p mesh.PeerID, key string) bool 
 }
 
 func (d *directory) serveKey(s network.Stream) {
-	defer s.Reset()
 	s.SetDeadline(time.Now().Add(verifyTimeout))
 	var req peerv1.KeyRequest
-	if err := readFrame(bufio.NewReader(s), &req, maxKeyFrame); err != nil {
-		return
+	err := readFrame(bufio.NewReader(s), &req, maxKeyFrame)
+	if err == nil {
+		err = writeFrame(s, &peerv1.KeyResponse{Provided: d.provides(req.Key)}, maxKeyFrame)
 	}
-	if writeFrame(s, &peerv1.KeyResponse{Provided: d.provides(req.Key)}, maxKeyFrame) == nil {
-		s.Close()
-	}
+	finish(s, err)
 }

@@ -75,19 +75,19 @@ type theirs struct {
 	rtt    time.Duration
 }
 
-func (m *Mesh) sayHello(l *link) error {
+func (m *Mesh) sayHello(l *link) (err error) {
 	ctx, cancel := context.WithTimeout(m.ctx, helloTimeout)
 	defer cancel()
 	s, err := l.conn.NewStream(ctx)
 	if err != nil {
 		return fmt.Errorf("open hello: %w", err)
 	}
-	defer s.Reset() // after Close it does nothing
 	s.SetDeadline(time.Now().Add(helloTimeout))
+	defer func() { finish(s, err) }()
 	if err := s.SetProtocol(m.protocolID(protoHello)); err != nil {
 		return err
 	}
-	st := &stream{Stream: s, lazy: msmux.NewMSSelect(s, m.protocolID(protoHello)), peer: l.peer}
+	st := msmux.NewMSSelect(s, m.protocolID(protoHello))
 	r := bufio.NewReader(st)
 
 	sent := time.Now()
@@ -106,8 +106,10 @@ func (m *Mesh) sayHello(l *link) error {
 		return err
 	}
 	if no := m.judge(l, t); no != nil {
-		writeFrame(st, &peerv1.Greeting{Refusal: no}, maxGreetingFrame)
-		st.Close()
+		if writeFrame(st, &peerv1.Greeting{Refusal: no}, maxGreetingFrame) == nil {
+			s.CloseWrite()
+			r.ReadByte() // until the peer has read it and closes, or the deadline
+		}
 		return m.refuse(l, t, no)
 	}
 	if err := writeFrame(st, m.ownGreeting(l.peer), maxGreetingFrame); err != nil {
@@ -124,17 +126,29 @@ func (m *Mesh) sayHello(l *link) error {
 		return err
 	}
 	m.welcome(l, t, g)
-	return st.Close()
+	return nil
+}
+
+// finish ends a stream of ours: Close after a good exchange, which lets the
+// peer read all of it, else Reset.
+func finish(s network.Stream, err error) {
+	if err != nil {
+		s.Reset()
+		return
+	}
+	s.Close()
 }
 
 func (m *Mesh) serveHello(s network.Stream) {
-	defer s.Reset()
 	l := m.connected(s.Conn())
 	if l.dialer || !m.gate.begin(l) { // one hello a connection, started by its dialler
+		s.Reset()
 		return
 	}
 	s.SetDeadline(time.Now().Add(helloTimeout))
-	if err := m.answerHello(l, s); err != nil {
+	err := m.answerHello(l, s)
+	finish(s, err)
+	if err != nil {
 		m.gate.fail(l)
 		m.log.Debug("hello failed", "peer", l.peer, "err", err)
 		if !expiredThere(err) {
@@ -176,10 +190,7 @@ func (m *Mesh) answerHello(l *link, s network.Stream) error {
 	}
 	greeting := m.ownGreeting(l.peer)
 	m.welcome(l, t, g)
-	if err := writeFrame(s, greeting, maxGreetingFrame); err != nil {
-		return err
-	}
-	return s.Close()
+	return writeFrame(s, greeting, maxGreetingFrame)
 }
 
 func (m *Mesh) ownHello() *peerv1.Hello {

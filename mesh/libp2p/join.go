@@ -102,7 +102,7 @@ func (m *Mesh) Join(ctx context.Context, ticket string) error {
 }
 
 // ask sends one join request over a connection that exists.
-func (m *Mesh) ask(ctx context.Context, to mesh.PeerID, proto string, req *peerv1.JoinRequest) (*peerv1.JoinResponse, error) {
+func (m *Mesh) ask(ctx context.Context, to mesh.PeerID, proto string, req *peerv1.JoinRequest) (resp *peerv1.JoinResponse, err error) {
 	unreachable := func(err error) error {
 		return fault.Wrap(fault.Unreachable, err, "the issuer "+string(to)+" did not answer", "try again; see 'beam node doctor' if it stays so")
 	}
@@ -116,38 +116,42 @@ func (m *Mesh) ask(ctx context.Context, to mesh.PeerID, proto string, req *peerv
 	if err != nil {
 		return nil, unreachable(err)
 	}
-	defer s.Reset()
+	defer func() { finish(s, err) }()
 	d, _ := ctx.Deadline()
 	s.SetDeadline(d)
 	if err := msmux.SelectProtoOrFail(proto, s); err != nil {
+		if no := (msmux.ErrNotSupported[string]{}); !errors.As(err, &no) {
+			return nil, unreachable(err)
+		}
 		return nil, fault.Wrap(fault.NotFound, err, "the node that made the ticket is not in that mesh any more, or takes no tickets",
 			"make a new one with 'beam node invite' on a machine of the mesh")
 	}
 	if err := writeFrame(s, req, maxJoinFrame); err != nil {
 		return nil, unreachable(err)
 	}
-	resp := new(peerv1.JoinResponse)
+	resp = new(peerv1.JoinResponse)
 	if err := readFrame(bufio.NewReader(s), resp, maxJoinFrame); err != nil {
 		return nil, unreachable(err)
 	}
 	if no := resp.Refusal; no != nil {
 		return nil, fault.New(fault.Code(clip(no.Code, 64)), clip(no.Message, 512), clip(no.Hint, 512))
 	}
-	return resp, s.Close()
+	return resp, nil
 }
 
 func (m *Mesh) serveJoin(s network.Stream) {
-	defer s.Reset()
 	select {
 	case m.joins <- struct{}{}:
 		defer func() { <-m.joins }()
 	default:
+		s.Reset()
 		return
 	}
 	s.SetDeadline(time.Now().Add(joinTimeout))
 	req := new(peerv1.JoinRequest)
 	if err := readFrame(bufio.NewReader(s), req, maxHelloFrame); err != nil {
 		m.log.Debug("join request", "err", err)
+		s.Reset()
 		return
 	}
 	from := mesh.PeerID(s.Conn().RemotePeer().String())
@@ -157,9 +161,7 @@ func (m *Mesh) serveJoin(s network.Stream) {
 		m.log.Info("refused a join request", "peer", from, "addr", s.Conn().RemoteMultiaddr(), "reason", f.Message, "err", f.Err)
 		resp = &peerv1.JoinResponse{Refusal: refusal(f.Code, f.Message, f.Hint)}
 	}
-	if err := writeFrame(s, resp, maxJoinFrame); err == nil {
-		s.Close()
-	}
+	finish(s, writeFrame(s, resp, maxJoinFrame))
 }
 
 // grant decides about one join request and makes the certificates.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
@@ -55,7 +56,7 @@ func (m *Mesh) open(ctx context.Context, to mesh.PeerID, name string, bulk bool)
 		if err != nil {
 			return fail(err)
 		}
-		if bulk {
+		if bulk || crowded(l) {
 			l = m.preferTCP(ctx, l)
 		}
 		s, err := l.conn.NewStream(ctx)
@@ -74,6 +75,12 @@ func (m *Mesh) open(ctx context.Context, to mesh.PeerID, name string, bulk bool)
 		return &stream{Stream: s, lazy: msmux.NewMSSelect(s, pid), peer: to}, nil
 	}
 }
+
+// quicStreams is when a QUIC connection counts as full: the transport allows 256
+// streams each way and the next open would wait for one to end.
+const quicStreams = 192
+
+func crowded(l *link) bool { return !isTCP(l) && l.conn.Stat().NumStreams >= quicStreams }
 
 // reach gives a proven connection to a member, dialling it if need be.
 func (m *Mesh) reach(ctx context.Context, to mesh.PeerID) (*link, error) {
@@ -198,14 +205,23 @@ type stream struct {
 
 func (s *stream) Peer() mesh.PeerID { return s.peer }
 
-func (s *stream) Read(b []byte) (int, error) {
+func (s *stream) Read(b []byte) (n int, err error) {
 	if s.lazy == nil {
-		return s.Stream.Read(b)
+		n, err = s.Stream.Read(b)
+	} else {
+		n, err = s.lazy.Read(b)
 	}
-	n, err := s.lazy.Read(b)
+	if err == nil || err == io.EOF {
+		return n, err
+	}
 	var unsupported msmux.ErrNotSupported[protocol.ID]
-	if errors.As(err, &unsupported) {
+	switch {
+	case errors.As(err, &unsupported):
 		err = fmt.Errorf("%w: %w", mesh.ErrNotServed, err)
+	case errors.Is(err, io.EOF):
+		// A broken TCP connection is "reset: EOF" inside; who asks errors.Is
+		// must not take half a message for a whole one.
+		err = fmt.Errorf("%w: %v", io.ErrUnexpectedEOF, err)
 	}
 	return n, err
 }
