@@ -54,8 +54,10 @@ func (a *App) devUpCommand() *cobra.Command {
 		},
 	}
 	c.Flags().IntVar(&f.Nodes, "nodes", 3, "number of nodes")
-	c.Flags().StringVar(&f.GPUs, "gpus", "", "simulated GPUs, one entry a node: H100:2,RTX4090:1")
+	c.Flags().StringVar(&f.GPUs, "gpus", "", "simulated GPUs, one entry for each node from the second on: H100:2,RTX4090:1")
 	c.Flags().Float64Var(&f.CPUOvercommit, "cpu-overcommit", 4, "offer this many times the cores")
+	c.Flags().StringVar(&f.Throttle, "throttle", "", "give nodes a share of their cores only: 3=0.2")
+	c.Flags().StringArrayVar(&f.NodeArgs, "node-arg", nil, "added to every node's command line; may be repeated")
 	devDir(c, &f)
 	return c
 }
@@ -120,6 +122,7 @@ API_PORT and BEAM_TOKEN, as lines for a shell.`,
 
 func devDir(c *cobra.Command, f *DevFlags) {
 	c.Flags().StringVar(&f.Dir, "dir", "", "folder of the mesh's state (default /var/lib/beammesh-dev)")
+	c.Flags().StringVar(&f.Name, "name", "", "name of bridge and namespaces (default beamdev)")
 }
 
 func (a *App) devProgress(line string) { a.progress("%s", output.Clean(line)) }

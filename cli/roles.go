@@ -99,9 +99,12 @@ type Check struct {
 
 // DevFlags is what `dev up`, `dev down` and `dev env` can be told.
 type DevFlags struct {
+	Dir           string // folder of the mesh's state; "" = the default
+	Name          string // of bridge and namespaces; "" = the default
 	Nodes         int
-	GPUs          string // MODEL:COUNT, the first entry for the first node and so on
+	GPUs          string // simulated: MODEL:COUNT entries, the first for node 2 and so on
 	CPUOvercommit float64
-	Dir           string // state of the mesh; "" = the default
-	Node          int    // for env: the node to talk to, from 1
+	Throttle      string   // NODE=SHARE entries
+	NodeArgs      []string // added to every node's command line
+	Node          int      // for env: the node to talk to, from 1
 }

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -19,52 +20,64 @@ import (
 const runLong = `Run a decorated function of a Python file on the mesh and print its result.
 
 Arguments after the function are given to it: NAME=VALUE by name, others by
-position. Each is read as JSON when it is JSON, else as text:
+position. Each is read as JSON when it is JSON, else as text; what begins with
+a dash goes after --, or is given with --arg:
 
   beam run app.py:add 1 2
+  beam run app.py:add -- -1 2
   beam run app.py:greet name=Ada times=3
 
 The program runs with the python3 of the active virtual environment, else of
 PATH; its output and the steps of the task appear on stderr, the result on
 stdout. The first Ctrl-C cancels the task.`
 
+// runOptions are the flags of run and submit.
+type runOptions struct {
+	python string
+	args   []string
+	detach bool
+}
+
+func (o *runOptions) add(c *cobra.Command) {
+	c.Flags().StringVar(&o.python, "python", "", "interpreter (default: BEAM_PYTHON, the virtual environment's, python3)")
+	c.Flags().StringArrayVar(&o.args, "arg", nil, "an argument of the function; may be repeated")
+	c.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return fault.New(fault.Invalid, flagError(err), "arguments of the function that begin with a dash go after --")
+	})
+}
+
 func (a *App) runCommand() *cobra.Command {
-	var python string
-	var detach bool
+	var o runOptions
 	c := &cobra.Command{
 		Use: "run FILE:FUNCTION [ARGUMENT…]", Short: "Run a function on the mesh and print its result", Long: runLong,
-		RunE: func(cmd *cobra.Command, args []string) error { return a.execPython(cmd, python, detach, args) },
+		RunE: func(cmd *cobra.Command, args []string) error { return a.execPython(cmd, o, args) },
 	}
-	c.Flags().StringVar(&python, "python", "", "interpreter (default: BEAM_PYTHON, the virtual environment's, python3)")
-	c.Flags().BoolVar(&detach, "detach", false, "same as `beam submit`")
-	c.Flags().SetInterspersed(false) // what follows the function is the function's
+	o.add(c)
+	c.Flags().BoolVar(&o.detach, "detach", false, "same as `beam submit`")
 	return c
 }
 
 func (a *App) submitCommand() *cobra.Command {
-	var python string
+	o := runOptions{detach: true}
 	c := &cobra.Command{
 		Use: "submit FILE:FUNCTION [ARGUMENT…]", Short: "Start a function on the mesh and print the task's id",
 		Long: `Start a function on the mesh, print the task's id and end. The task goes on
 without this program: follow it with ` + "`beam logs -f TASK`" + `, stop it with
 ` + "`beam task stop TASK`" + `. Arguments are given as with ` + "`beam run`" + `.`,
-		RunE: func(cmd *cobra.Command, args []string) error { return a.execPython(cmd, python, true, args) },
+		RunE: func(cmd *cobra.Command, args []string) error { return a.execPython(cmd, o, args) },
 	}
-	c.Flags().StringVar(&python, "python", "", "interpreter (default: BEAM_PYTHON, the virtual environment's, python3)")
-	c.Flags().SetInterspersed(false)
+	o.add(c)
 	return c
 }
 
-var identifier = regexp.MustCompile(`^[\p{L}_][\p{L}\p{N}_]*$`)
+// dotted is the name of a function, or of one inside a class.
+var dotted = regexp.MustCompile(`^[\p{L}_][\p{L}\p{N}_]*(\.[\p{L}_][\p{L}\p{N}_]*)*$`)
 
 // checkHandler looks at FILE:FUNCTION before an interpreter is started, so
 // that typing errors are told at once.
 func checkHandler(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return usage(cmd, "want FILE:FUNCTION, such as app.py:main")
-	}
-	if strings.HasPrefix(args[0], "-") {
-		return usage(cmd, "want FILE:FUNCTION, such as app.py:main, before the function's arguments")
 	}
 	file, fn, ok := cutLast(args[0], ":")
 	if !ok || file == "" || fn == "" {
@@ -74,8 +87,11 @@ func checkHandler(cmd *cobra.Command, args []string) error {
 		}
 		return fault.New(fault.Invalid, fmt.Sprintf("%q is not FILE:FUNCTION", args[0]), hint)
 	}
-	if !identifier.MatchString(fn) {
+	if !dotted.MatchString(fn) {
 		return fault.New(fault.Invalid, fmt.Sprintf("%q is no name of a function", fn), "such as app.py:main")
+	}
+	if !strings.HasSuffix(file, ".py") && !strings.Contains(file, "/") {
+		return nil // a module's name; Python knows where those are
 	}
 	st, err := os.Stat(file)
 	switch {
@@ -100,9 +116,12 @@ func cutLast(s, sep string) (before, after string, ok bool) {
 // execPython becomes `python3 -m beam.run`, which imports the user's file and
 // calls the function. The interpreter replaces this process, so that Ctrl-C,
 // the terminal and the exit status are its own.
-func (a *App) execPython(cmd *cobra.Command, override string, detach bool, args []string) error {
+func (a *App) execPython(cmd *cobra.Command, o runOptions, args []string) error {
 	if err := checkHandler(cmd, args); err != nil {
 		return err
+	}
+	if len(o.args) > 0 && len(args) > 1 {
+		return usage(cmd, "give the function's arguments either with --arg or after its name, not both")
 	}
 	format, err := a.format()
 	if err != nil {
@@ -116,10 +135,7 @@ func (a *App) execPython(cmd *cobra.Command, override string, detach bool, args 
 		return fault.New(fault.Unauthorized, "no API token",
 			"`beam node up` saves one on this machine; else set BEAM_TOKEN, or `beam config create`")
 	}
-	if override == "" {
-		override = a.env.Getenv("BEAM_PYTHON")
-	}
-	py, err := python.Find(a.env.Getenv, override)
+	py, err := python.Find(a.env.Getenv, cmp.Or(o.python, a.env.Getenv("BEAM_PYTHON")))
 	if err != nil {
 		return err
 	}
@@ -129,13 +145,16 @@ func (a *App) execPython(cmd *cobra.Command, override string, detach bool, args 
 	}
 	environ := python.Prepend(setEnv(a.env.Environ, settings.Env()...), sdk)
 	argv := []string{py.Path, "-m", "beam.run"}
-	if detach {
+	if o.detach {
 		argv = append(argv, "--detach")
 	}
 	if format == output.FormatJSON {
 		argv = append(argv, "--json")
 	}
-	argv = append(argv, args...)
+	for _, v := range append(o.args, args[1:]...) {
+		argv = append(argv, "--arg="+v)
+	}
+	argv = append(argv, args[0])
 	if err := a.env.Exec(py.Path, argv, environ); err != nil {
 		return fault.Wrap(fault.Failed, err, "start "+py.Path, "")
 	}

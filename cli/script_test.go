@@ -43,7 +43,7 @@ func beam() {
 		roles.SDK = func() (string, error) { return os.Getenv("TEST_SDK"), nil }
 		roles.Dev = cli.DevRoles{
 			Up: func(_ context.Context, f cli.DevFlags, progress cli.Progress) error {
-				progress(fmt.Sprintf("nodes %d, gpus %q, overcommit %g, dir %q", f.Nodes, f.GPUs, f.CPUOvercommit, f.Dir))
+				progress(fmt.Sprintf("%+v", f))
 				return nil
 			},
 			Down: func(_ context.Context, f cli.DevFlags, progress cli.Progress) error {

@@ -47,13 +47,17 @@ func New(s Settings) *Client {
 	c := &Client{
 		settings: s,
 		transport: &http.Transport{
-			Proxy:               http.ProxyFromEnvironment,
 			DialContext:         (&net.Dialer{Timeout: dialTimeout}).DialContext,
 			TLSHandshakeTimeout: dialTimeout,
 			TLSClientConfig:     &tls.Config{MinVersion: tls.VersionTLS12},
 			Protocols:           protocols,
 			HTTP2:               &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout},
 		},
+	}
+	if s.TLS() {
+		// A node without TLS is on this machine or its network, where a proxy
+		// for the outside has no business; most cannot carry h2c either.
+		c.transport.Proxy = http.ProxyFromEnvironment
 	}
 	h := &http.Client{Transport: c.transport}
 	opts := []connect.ClientOption{

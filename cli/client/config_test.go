@@ -104,6 +104,12 @@ func TestResolvePrecedence(t *testing.T) {
 			t.Errorf("%s: got %q, %v, want %q", c.name, got, err, c.want)
 		}
 	}
+	for _, port := range []int{443, 1993} { // proxies only outwards
+		s := Settings{Host: "h", Port: port}
+		if got := New(s).transport.Proxy != nil; got != s.TLS() {
+			t.Errorf("port %d: uses a proxy: %v, want %v", port, got, s.TLS())
+		}
+	}
 	for port, tls := range map[int]bool{443: true, 8443: true, 1993: false, 4430: false} {
 		if s := (Settings{Host: "h", Port: port}); s.TLS() != tls || strings.HasPrefix(s.URL(), "https") != tls {
 			t.Errorf("port %d: TLS %v, want %v", port, s.TLS(), tls)

@@ -42,7 +42,7 @@ func FuzzWaterfall(f *testing.F) {
 	f.Fuzz(func(t *testing.T, label string, start, length int64, detail string, width int) {
 		const year = int64(365 * 24 * time.Hour)
 		if width < 1 || width > 200 || start > year || length > year || start < 0 || length < 0 {
-			t.Skip("callers hold numbers in these bounds")
+			return // callers hold numbers in these bounds
 		}
 		p := Printer{}
 		got := p.Waterfall([]Span{{label, time.Duration(start), time.Duration(length), detail}, {Label: "x", Length: time.Second}}, width, "  ")

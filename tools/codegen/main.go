@@ -64,9 +64,7 @@ func run(check bool) error {
 	if err != nil {
 		return err
 	}
-	for _, s := range schemas {
-		args = append(args, s)
-	}
+	args = append(args, schemas...)
 	if err := sums.RemoveGenerated("proto"); err != nil {
 		return err
 	}
