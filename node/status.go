@@ -99,7 +99,7 @@ func (n *Node) Status() *beamv1.StatusResponse {
 		}
 	}
 	f, srv := n.fetcher.Metrics(), n.serving.Metrics()
-	s.Counters["blocks.bytes_in"], s.Counters["blocks.corrupt"], s.Counters["blocks.retries"] = f.Total.BytesIn, f.Total.Corrupt, f.Retries
+	s.Counters["blocks.bytes_in"], s.Counters["blocks.corrupt"] = f.Total.BytesIn, f.Total.Corrupt
 	s.Counters["blocks.bytes_out"] = srv.Total.BytesOut
 	return s
 }
@@ -151,7 +151,7 @@ func (n *Node) Unplaceable(c stub.Config) (string, error) {
 		return "", err
 	}
 	for _, w := range wants {
-		if gpu.Known(w.Class) || matchesAny(w.Class, have) {
+		if gpu.IsKnown(w.Class, have) {
 			continue
 		}
 		hint := "'beam node ls' shows the GPUs of the mesh"
@@ -161,15 +161,6 @@ func (n *Node) Unplaceable(c stub.Config) (string, error) {
 		return "", fault.New(fault.Invalid, fmt.Sprintf("no GPU is called %q", w.Class), hint)
 	}
 	return "", nil
-}
-
-func matchesAny(want string, have []string) bool {
-	for _, h := range have {
-		if gpu.Matches(want, h) {
-			return true
-		}
-	}
-	return false
 }
 
 // local makes the token that the machine's own user gets; it is valid for a
@@ -187,4 +178,3 @@ func loopbackOnly(addr string) bool {
 	ip := net.ParseIP(host)
 	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
-
