@@ -118,23 +118,27 @@ func TestDeviceEdits(t *testing.T) {
 			return DeviceEdits{}, runtime.ErrNoResource
 		}
 		// /dev/fuse stands for the device: a node that containers do not get.
-		return DeviceEdits{Devices: []Device{{HostPath: "/dev/fuse", Path: "/dev/nvidia1"}},
+		return DeviceEdits{Devices: []Device{{HostPath: "/dev/fuse"}, {HostPath: "/dev/loop-control", Path: "/dev/nvidia1"}},
 			Env: []string{"NVIDIA_VISIBLE_DEVICES=void"}, Mounts: []runtime.Mount{{Source: "/etc/hostname", Target: "/usr/lib/libcuda.so.1", ReadOnly: true}}}, nil
 	}
 	e := newEngine(t, func(c *Config) { c.DeviceEdits = edits })
 	tg := target(e)
 	gpu := start(t, e, runtime.Spec{ID: "gpu", GPUs: []string{"gpu-1"}})
 	cpu := start(t, e, runtime.Spec{ID: "cpu"})
-	if o := tg.Do(t, gpu, "ls", "/dev"); !strings.Contains(o.Stdout, "nvidia1") {
+	if o := tg.Do(t, gpu, "ls", "/dev"); !strings.Contains(o.Stdout, "nvidia1") || !strings.Contains(o.Stdout, "fuse") {
 		t.Errorf("granted device is missing:\n%s", o.Stdout)
+	}
+	// Opened, but there is nothing to read without a mount.
+	if o := tg.Do(t, gpu, "cat", "/dev/fuse"); !strings.Contains(o.Stderr, "read /dev/fuse") {
+		t.Errorf("open a granted device: %+v", o)
 	}
 	if o := tg.Do(t, gpu, "env", "NVIDIA_VISIBLE_DEVICES"); o.Stdout != "void" {
 		t.Errorf("environment: %+v", o)
 	}
-	if o := tg.Do(t, cpu, "ls", "/dev"); strings.Contains(o.Stdout, "nvidia") {
+	if o := tg.Do(t, cpu, "ls", "/dev"); strings.Contains(o.Stdout, "nvidia") || strings.Contains(o.Stdout, "fuse") {
 		t.Errorf("a CPU job sees a device:\n%s", o.Stdout)
 	}
-	for id, n := range map[string]int{"gpu": 1, "cpu": 0} {
+	for id, n := range map[string]int{"gpu": 2, "cpu": 0} {
 		b, err := e.OCISpec(id)
 		if err != nil {
 			t.Fatal(err)
@@ -144,8 +148,17 @@ func TestDeviceEdits(t *testing.T) {
 			t.Fatal(err)
 		}
 		// One rule denies all, one more allows each device.
-		if len(s.Linux.Devices) != n || len(s.Linux.Resources.Devices) != n+1 {
+		if len(s.Linux.Devices) != 0 || len(s.Linux.Resources.Devices) != n+1 {
 			t.Errorf("%s: devices %+v, rules %+v", id, s.Linux.Devices, s.Linux.Resources.Devices)
+		}
+		edits := 0
+		for _, m := range s.Mounts {
+			if strings.Contains(m.Destination, "nvidia") || strings.Contains(m.Destination, "cuda") || strings.Contains(m.Destination, "fuse") {
+				edits++
+			}
+		}
+		if want := min(n*2, n+1); edits != want { // and one library
+			t.Errorf("%s: mounts %+v", id, s.Mounts)
 		}
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), runtimetest.Patience)

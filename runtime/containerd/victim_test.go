@@ -52,13 +52,15 @@ func processesWith(t testing.TB, parts ...string) []int {
 // starts containers for as long as it lives.
 const victimEnv = "BEAM_TEST_VICTIM"
 
+type victimConfig struct{ Root, State, Name, Shim, Runc, Init, Probe string }
+
 func victim() {
-	var cfg Config
-	probe := os.Getenv("BEAM_TEST_PROBE")
-	if err := json.Unmarshal([]byte(os.Getenv(victimEnv)), &cfg); err != nil {
+	var v victimConfig
+	if err := json.Unmarshal([]byte(os.Getenv(victimEnv)), &v); err != nil {
 		panic(err)
 	}
-	cfg.LayerWriter = &layerWriter{probe: probe}
+	cfg := Config{Root: v.Root, State: v.State, Name: v.Name, ShimPath: v.Shim, RuncPath: v.Runc, InitPath: v.Init,
+		LayerWriter: &layerWriter{probe: v.Probe}}
 	fmt.Println("begin")
 	e, err := New(context.Background(), cfg)
 	if err != nil {
@@ -136,9 +138,7 @@ func TestKilledNodeLeavesNothingAfterSweep(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	plain := cfg
-	plain.LayerWriter, plain.Log = nil, nil
-	j, err := json.Marshal(plain)
+	j, err := json.Marshal(victimConfig{cfg.Root, cfg.State, cfg.Name, cfg.ShimPath, cfg.RuncPath, cfg.InitPath, cfg.LayerWriter.(*layerWriter).probe})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -147,7 +147,7 @@ func TestKilledNodeLeavesNothingAfterSweep(t *testing.T) {
 	// the machine likes: each round hits another place.
 	for round, lines := range []int{1, 2, 3, 5, 8, 4, 2, 1} {
 		cmd := exec.Command("/proc/self/exe")
-		cmd.Env = append(os.Environ(), victimEnv+"="+string(j), "BEAM_TEST_PROBE="+cfg.LayerWriter.(*layerWriter).probe)
+		cmd.Env = append(os.Environ(), victimEnv+"="+string(j))
 		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 		out, err := cmd.StdoutPipe()
 		if err != nil {
