@@ -46,7 +46,8 @@ type container struct {
 	oci   []byte
 	group *cgroup.Group
 
-	release func() // of the layers
+	sources []string // mount points below dir that runc mounts from
+	release func()   // of the layers
 	console *console
 	server  *ctl.Server
 	session *ctl.Session
@@ -111,7 +112,8 @@ func (c *container) makeFiles(lower []string) error {
 	gid := int(c.slot.pair.First)
 	// The container's root must get through, no other user of the host may:
 	// the socket in it trusts whoever connects first.
-	if err := errors.Join(os.Mkdir(c.dir, 0o710), os.Chown(c.dir, 0, gid), os.Mkdir(c.ctlDir(), 0o711), os.Chmod(c.ctlDir(), 0o711)); err != nil {
+	own := filepath.Join(c.dir, "ctl")
+	if err := errors.Join(os.Mkdir(c.dir, 0o710), os.Chown(c.dir, 0, gid), os.Chmod(c.dir, 0o710), os.Mkdir(own, 0o711), os.Chmod(own, 0o711)); err != nil {
 		return fmt.Errorf("make container folder: %w", err)
 	}
 	hosts := "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n" + c.slot.addr.String() + "\t" + c.spec.Hostname + "\n"
@@ -152,15 +154,14 @@ func (c *container) create(ctx context.Context) error {
 			return fmt.Errorf("devices %v: %w", c.spec.GPUs, err)
 		}
 	}
-	var drop func()
-	if in.mounts, drop, err = c.mapMounts(); err != nil {
+	defer c.dropSources() // runc has its own copies then
+	if in.mounts, err = c.mapMounts(); err != nil {
 		return err
 	}
-	defer drop() // runc has its own copies then
-	spec, err := ociSpec(in)
-	if err != nil {
+	if in.devices, err = c.makeDevices(in.edits.Devices); err != nil {
 		return err
 	}
+	spec := ociSpec(in)
 	if c.oci, err = json.Marshal(spec); err != nil {
 		return err
 	}
@@ -184,45 +185,6 @@ func (c *container) create(ctx context.Context) error {
 		return fmt.Errorf("create container: %w", err)
 	}
 	return nil
-}
-
-// mapMounts makes idmapped copies of the caller's mounts, so that files of the
-// host's root belong to the container's root. A filesystem that cannot do that
-// is mounted as it is; its files then belong to nobody.
-func (c *container) mapMounts() (out []runtime.Mount, drop func(), err error) {
-	var dirs []string
-	drop = func() {
-		for _, d := range dirs {
-			_ = unix.Unmount(d, unix.MNT_DETACH)
-			_ = os.Remove(d)
-		}
-	}
-	for i, m := range c.spec.Mounts {
-		fi, err := os.Stat(m.Source)
-		if err != nil {
-			drop()
-			return nil, nil, fmt.Errorf("mount on %s: %w", m.Target, err)
-		}
-		target := filepath.Join(c.dir, fmt.Sprintf("mount-%d", i))
-		if fi.IsDir() {
-			err = os.Mkdir(target, 0o711)
-		} else {
-			err = os.WriteFile(target, nil, 0o600)
-		}
-		if err != nil {
-			drop()
-			return nil, nil, fmt.Errorf("mount on %s: %w", m.Target, err)
-		}
-		dirs = append(dirs, target)
-		if err := c.slot.pair.Bind(m.Source, target, true); err == nil {
-			m.Source = target
-		} else if !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.EPERM) {
-			drop()
-			return nil, nil, fmt.Errorf("mount on %s: %w", m.Target, err)
-		}
-		out = append(out, m)
-	}
-	return out, drop, nil
 }
 
 // watch begins to wait for init's end and for the OOM killer.

@@ -2,7 +2,6 @@ package containerd
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 
@@ -46,12 +45,13 @@ type specInput struct {
 	userNS     string
 	netNS      string
 	edits      DeviceEdits
+	devices    []deviceNode    // edits.Devices, ready to be mounted
 	mounts     []runtime.Mount // the caller's, their sources already idmapped
 }
 
 // ociSpec is written by hand, so that nothing gets in by a default of someone
 // else's. Inheritable and ambient capabilities stay empty.
-func ociSpec(in specInput) (*specs.Spec, error) {
+func ociSpec(in specInput) *specs.Spec {
 	s := &specs.Spec{
 		Version:  specs.Version,
 		Hostname: in.spec.Hostname,
@@ -85,16 +85,14 @@ func ociSpec(in specInput) (*specs.Spec, error) {
 			ReadonlyPaths: []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"},
 		},
 	}
-	for _, d := range in.edits.Devices {
-		if err := addDevice(s, d); err != nil {
-			return nil, err
-		}
+	for _, n := range in.devices {
+		addDevice(s, n)
 	}
 	for _, m := range slices.Concat(in.edits.Mounts, in.mounts) {
 		s.Mounts = append(s.Mounts, bind(m.Source, m.Target, m.ReadOnly))
 	}
 	s.Linux.Seccomp = seccomp.DefaultProfile(s) // knows what the capabilities allow
-	return s, nil
+	return s
 }
 
 // fileLimit is high enough for servers, but no higher than this process may
@@ -135,26 +133,11 @@ func bind(source, target string, readOnly bool) specs.Mount {
 	return specs.Mount{Destination: target, Type: "bind", Source: source, Options: o}
 }
 
-// addDevice adds a device node and the right to use it, and nothing else of
-// the same kind.
-func addDevice(s *specs.Spec, d Device) error {
-	var st unix.Stat_t
-	if err := unix.Stat(d.HostPath, &st); err != nil {
-		return fmt.Errorf("device %s: %w", d.HostPath, err)
-	}
-	typ := map[uint32]string{unix.S_IFCHR: "c", unix.S_IFBLK: "b"}[st.Mode&unix.S_IFMT]
-	if typ == "" {
-		return fmt.Errorf("device %s: not a device node", d.HostPath)
-	}
-	path := d.Path
-	if path == "" {
-		path = d.HostPath
-	}
-	major, minor := int64(unix.Major(uint64(st.Rdev))), int64(unix.Minor(uint64(st.Rdev)))
-	mode := os.FileMode(0o666)
-	s.Linux.Devices = append(s.Linux.Devices, specs.LinuxDevice{Path: path, Type: typ, Major: major, Minor: minor, FileMode: &mode})
-	s.Linux.Resources.Devices = append(s.Linux.Resources.Devices, specs.LinuxDeviceCgroup{Allow: true, Type: typ, Major: &major, Minor: &minor, Access: "rwm"})
-	return nil
+// addDevice lets the container see and use a node, and nothing else of the
+// same kind. In a user namespace nobody can make nodes, so it is mounted.
+func addDevice(s *specs.Spec, n deviceNode) {
+	s.Mounts = append(s.Mounts, specs.Mount{Destination: n.target, Type: "bind", Source: n.source, Options: []string{"bind", "rprivate", "nosuid", "noexec"}})
+	s.Linux.Resources.Devices = append(s.Linux.Resources.Devices, specs.LinuxDeviceCgroup{Allow: true, Type: n.typ, Major: &n.major, Minor: &n.minor, Access: "rwm"})
 }
 
 // effective are the limits of the group: the user's and init's share.

@@ -25,11 +25,11 @@ import (
 //	                                oifname NAME drop
 //	                                iifname NAME jump out }
 //	  chain to_node { ct state established,related accept
-//	                  ip saddr @blocked drop
+//	                  ip saddr @blocked reject
 //	                  ip daddr GATEWAY udp dport 1100 accept
 //	                  ip daddr GATEWAY tcp dport 1100 accept
 //	                  reject }
-//	  chain out     { ip saddr @blocked drop
+//	  chain out     { ip saddr @blocked reject
 //	                  ip daddr @private ip daddr != @reach reject
 //	                  ip saddr . ip daddr @allowed accept
 //	                  ip saddr @restricted reject
@@ -102,13 +102,13 @@ func (n *Network) writeTableLocked() error {
 	b.rule(forward, iif(br), jump("out"))
 
 	b.rule(toNode, established(), verdict(expr.VerdictAccept))
-	b.rule(toNode, saddr(), in(blockedSet), verdict(expr.VerdictDrop))
+	b.rule(toNode, saddr(), in(blockedSet), reject())
 	for _, proto := range []byte{unix.IPPROTO_UDP, unix.IPPROTO_TCP} {
 		b.rule(toNode, daddr(), equal(gw), dport(proto, port), verdict(expr.VerdictAccept))
 	}
 	b.rule(toNode, reject())
 
-	b.rule(out, saddr(), in(blockedSet), verdict(expr.VerdictDrop))
+	b.rule(out, saddr(), in(blockedSet), reject())
 	b.rule(out, daddr(), in(private), daddr(), notIn(reach), reject())
 	b.rule(out, saddr(), payload(9, 16, 4), in(allowedSet), verdict(expr.VerdictAccept))
 	b.rule(out, saddr(), in(restrictedSet), reject())
