@@ -39,6 +39,14 @@ func TestMain(m *testing.M) {
 
 func fakeNode(verb string, args []string) {
 	var ticket string
+	if verb == "invite" {
+		if got, err := ask(os.Getenv("GATEWAY_HOST")+":"+os.Getenv("GATEWAY_PORT"), 30*time.Second); err != nil || got != "node1 up" || os.Getenv("BEAM_TOKEN") != "token-1" {
+			fmt.Fprintln(os.Stderr, "fake node: invite:", got, err)
+			os.Exit(1)
+		}
+		fmt.Println("ticket-of-", os.Getpid())
+		return
+	}
 	if verb == "join" {
 		ticket, args = args[0], args[1:]
 	}
@@ -220,8 +228,11 @@ func TestUpEnvDown(t *testing.T) {
 	if _, err := Env(m.Root, 4); fault.CodeOf(err) != fault.NotFound {
 		t.Fatalf("env of node 4: %v", err)
 	}
-	// Others joined by node 1's ticket.
-	if b, err := os.ReadFile(filepath.Join(m.Nodes[2].Dir, "ticket")); err != nil || string(b) != "ticket-1" {
+	// Others joined by tickets of node 1, each by its own: a ticket works once.
+	if b, err := os.ReadFile(filepath.Join(m.Nodes[1].Dir, "ticket")); err != nil || string(b) != "ticket-1" {
+		t.Fatalf("%q %v", b, err)
+	}
+	if b, err := os.ReadFile(filepath.Join(m.Nodes[2].Dir, "ticket")); err != nil || !strings.HasPrefix(string(b), "ticket-of-") {
 		t.Fatalf("%q %v", b, err)
 	}
 	// Up again gives the same mesh; another one is refused.

@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -193,7 +194,14 @@ func (m *Mesh) start(ctx context.Context, o Options, ui UI) error {
 	g, gctx := errgroup.WithContext(ctx)
 	for _, n := range m.Nodes[1:] {
 		g.Go(func() error {
-			if err := m.startNode(gctx, n, o.ReadyTimeout, "join", first.Ticket); err != nil {
+			ticket := first.Ticket
+			if n.Index > 2 { // a ticket works once: the first went to node 2
+				var err error
+				if ticket, err = m.invite(gctx); err != nil {
+					return err
+				}
+			}
+			if err := m.startNode(gctx, n, o.ReadyTimeout, "join", ticket); err != nil {
 				return err
 			}
 			return m.setThrottle(n, o.Throttle[n.Index])
@@ -207,6 +215,41 @@ func (m *Mesh) start(ctx context.Context, o Options, ui UI) error {
 	}
 	m.Ready = true
 	return m.locked(func() error { return nil })
+}
+
+// invite asks node 1 for another ticket, as a person would.
+func (m *Mesh) invite(ctx context.Context) (string, error) {
+	n := m.Nodes[0]
+	host, port, err := net.SplitHostPort(n.GRPC)
+	if err != nil {
+		return "", fault.Wrap(fault.Internal, err, "address of "+n.Name, "")
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, m.Binary, "node", "invite", "--tier", "own")
+	cmd.Env = append(cleanEnv(), "GATEWAY_HOST="+host, "GATEWAY_PORT="+port, "BEAM_TOKEN="+n.Token)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		if ctx.Err() != nil {
+			return "", fault.From(ctx.Err())
+		}
+		return "", fault.Wrap(fault.Failed, err, "get a ticket from "+n.Name+": "+strings.TrimSpace(stderr.String()), "see "+n.Log)
+	}
+	return strings.TrimSpace(string(out)), nil
+}
+
+// cleanEnv is our environment without what points clients at some mesh.
+func cleanEnv() []string {
+	return slices.DeleteFunc(os.Environ(), func(kv string) bool {
+		k, _, _ := strings.Cut(kv, "=")
+		switch k {
+		case "GATEWAY_HOST", "GATEWAY_PORT", "API_HOST", "API_PORT", "BEAM_TOKEN", "BEAM_CONTEXT":
+			return true
+		}
+		return false
+	})
 }
 
 // startNode starts a node and waits until it is ready.
@@ -240,7 +283,7 @@ func (m *Mesh) startNode(ctx context.Context, n *Node, limit time.Duration, verb
 	args = append(args, "--ready-fd", "3")
 	cmd := exec.Command("/bin/sh", args...)
 	cmd.Dir = "/"
-	cmd.Env = append(os.Environ(), n.Env...)
+	cmd.Env = append(cleanEnv(), n.Env...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.ExtraFiles = []*os.File{readyW}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // Ctrl-C here is not for it
