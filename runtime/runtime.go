@@ -66,6 +66,10 @@ type Spec struct {
 	GPUs      []string // device ids from the inventory, exclusively granted
 	Mounts    []Mount
 	Network   Network
+	// RunDir is a folder on the host that appears read-only at /run/beam; the
+	// engine adds ctl.sock, the caller api.sock. It must exist, and nobody but
+	// root may get into it from the host. "" = a folder of the engine's.
+	RunDir string
 }
 
 // EndReason tells apart why a container ended.
@@ -108,6 +112,7 @@ type Container interface {
 	Exec(ctx context.Context, p ProcessSpec) (Process, error)
 	// SetLimits changes CPU, memory and pids limits while it runs.
 	SetLimits(ctx context.Context, l Limits) error
+	// Usage so far; of a container that has ended, its last.
 	Usage(ctx context.Context) (Usage, error)
 	// Stop asks all processes to end (TERM), after grace kills them, and
 	// returns when nothing of the container is left. May be called twice.

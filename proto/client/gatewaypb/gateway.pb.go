@@ -2751,7 +2751,8 @@ type GetOrCreateStubRequest struct {
 	// From here on ours, absent from the stock client.
 	RetryFor      []string `protobuf:"bytes,1000,rep,name=retry_for,json=retryFor,proto3" json:"retry_for,omitempty"` // qualified exception classes that are retried
 	Strict        bool     `protobuf:"varint,1001,opt,name=strict,proto3" json:"strict,omitempty"`                    // refuse rather than run with fewer cores than asked for
-	Headless      bool     `protobuf:"varint,1002,opt,name=headless,proto3" json:"headless,omitempty"`                // calls survive the client's disconnect
+	Headless      bool     `protobuf:"varint,1002,opt,name=headless,proto3" json:"headless,omitempty"`
+	ClientPython  string   `protobuf:"bytes,1003,opt,name=client_python,json=clientPython,proto3" json:"client_python,omitempty"` // the minor of the client's interpreter: "3.11"             // calls survive the client's disconnect
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3134,6 +3135,13 @@ func (x *GetOrCreateStubRequest) GetHeadless() bool {
 		return x.Headless
 	}
 	return false
+}
+
+func (x *GetOrCreateStubRequest) GetClientPython() string {
+	if x != nil {
+		return x.ClientPython
+	}
+	return ""
 }
 
 type GetOrCreateStubResponse struct {
@@ -7617,7 +7625,7 @@ const file_beammesh_client_gateway_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\v2\x14.gateway.SchemaFieldR\x05value:\x028\x01\"J\n" +
 	"\vSchemaField\x12\x12\n" +
 	"\x04type\x18\x01 \x01(\tR\x04type\x12'\n" +
-	"\x06fields\x18\x02 \x01(\v2\x0f.gateway.SchemaR\x06fields\"\xfc\r\n" +
+	"\x06fields\x18\x02 \x01(\v2\x0f.gateway.SchemaR\x06fields\"\xa2\x0e\n" +
 	"\x16GetOrCreateStubRequest\x12\x1b\n" +
 	"\tobject_id\x18\x01 \x01(\tR\bobjectId\x12\x19\n" +
 	"\bimage_id\x18\x02 \x01(\tR\aimageId\x12\x1b\n" +
@@ -7678,7 +7686,8 @@ const file_beammesh_client_gateway_proto_rawDesc = "" +
 	"\x0fpersistent_root\x180 \x01(\v2\x17.gateway.PersistentRootR\x0epersistentRoot\x12\x1c\n" +
 	"\tretry_for\x18\xe8\a \x03(\tR\bretryFor\x12\x17\n" +
 	"\x06strict\x18\xe9\a \x01(\bR\x06strict\x12\x1b\n" +
-	"\bheadless\x18\xea\a \x01(\bR\bheadlessJ\x04\b\x0e\x10\x0f\"\xfc\x01\n" +
+	"\bheadless\x18\xea\a \x01(\bR\bheadless\x12$\n" +
+	"\rclient_python\x18\xeb\a \x01(\tR\fclientPythonJ\x04\b\x0e\x10\x0f\"\xfc\x01\n" +
 	"\x17GetOrCreateStubResponse\x12\x0e\n" +
 	"\x02ok\x18\x01 \x01(\bR\x02ok\x12\x17\n" +
 	"\astub_id\x18\x02 \x01(\tR\x06stubId\x12\x17\n" +

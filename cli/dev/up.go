@@ -1,0 +1,384 @@
+package dev
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"github.com/beammesh/beammesh/proto/fault"
+)
+
+// Up starts a mesh and returns when every node said that it is ready and its
+// API's port takes connections. When the same mesh runs already it is given
+// back; remains of one that died are removed first. When it fails, or ctx ends,
+// nothing is left and the error holds the last lines of the node at fault.
+func Up(ctx context.Context, o Options, ui UI) (*Mesh, error) {
+	o, err := o.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	if err := checkHost(); err != nil {
+		return nil, err
+	}
+	unlock, err := lockRoot(o.Root)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	old, err := Load(o.Root)
+	switch {
+	case err == nil && old.running():
+		if old.Options != o.fingerprint() {
+			return nil, fault.New(fault.Conflict, "another dev mesh is up in "+o.Root, "end it first: 'beam dev down'")
+		}
+		ui.say("the mesh is up already")
+		return old, nil
+	case err == nil:
+		ui.say("removing the remains of an earlier mesh")
+		if err := old.remove(ctx, DownOptions{Sweep: o.Sweep}, ui); err != nil {
+			return nil, err
+		}
+	case fault.CodeOf(err) != fault.NotFound:
+		return nil, err
+	}
+	m, err := plan(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.save(); err != nil { // from here on Down finds all of it
+		return nil, err
+	}
+	if err := m.start(ctx, o, ui); err != nil {
+		// The clean-up has its own time: ctx may be what ended.
+		cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+		defer cancel()
+		ui.say("that failed: removing everything again")
+		if rerr := m.remove(cctx, DownOptions{Sweep: o.Sweep, Now: true}, nil); rerr != nil {
+			ui.say("clean-up: %v; 'beam dev down' tries again", rerr)
+		}
+		return nil, err
+	}
+	return m, nil
+}
+
+// fingerprint tells whether two calls of Up ask for the same mesh.
+func (o Options) fingerprint() string {
+	return fmt.Sprintf("%d nodes, gpus %q, overcommit %g, throttle %v, args %q, env %q", o.Nodes, o.GPUs, o.CPUOvercommit, o.Throttle, o.NodeArgs, o.NodeEnv)
+}
+
+func (m *Mesh) running() bool {
+	for _, n := range m.Nodes {
+		if !n.Alive() {
+			return false
+		}
+	}
+	return m.Ready
+}
+
+// plan decides all names and shares; it makes nothing.
+func plan(ctx context.Context, o Options) (*Mesh, error) {
+	m := &Mesh{Root: o.Root, Name: o.Name, Created: time.Now().UTC(), Options: o.fingerprint(), Binary: o.Binary,
+		Bridge: o.Name, Table: "beam_dev_" + o.Name, Legacy: legacyFirewall()}
+	if _, err := os.Lstat("/sys/class/net/" + m.Bridge); err == nil {
+		return nil, fault.New(fault.Conflict, "there is a network interface "+m.Bridge+" already",
+			"a mesh in another folder may use it: 'beam dev down --dir …'")
+	}
+	var err error
+	if m.Subnet, err = freeSubnet(); err != nil {
+		return nil, err
+	}
+	if m.Foreign, err = foreignChains(ctx); err != nil {
+		return nil, netErr(err)
+	}
+	b, err := os.ReadFile(ipForward)
+	if err != nil {
+		return nil, netErr(err)
+	}
+	m.IPForward = strings.TrimSpace(string(b))
+	if m.GRPC, err = loopbackPort(grpcPort); err != nil {
+		return nil, err
+	}
+	if m.HTTP, err = loopbackPort(httpPort); err != nil {
+		return nil, err
+	}
+	gpus, err := assignGPUs(o.GPUs, o.Nodes)
+	if err != nil {
+		return nil, err
+	}
+	memory, err := hostMemory()
+	if err != nil {
+		return nil, err
+	}
+	cores := max(runtime.NumCPU()/o.Nodes, 1)
+	for i := 1; i <= o.Nodes; i++ {
+		n := &Node{
+			Index: i, Name: fmt.Sprint("node", i), Dir: filepath.Join(o.Root, fmt.Sprint("node", i)),
+			Log:   filepath.Join(o.Root, fmt.Sprintf("node%d.log", i)),
+			NetNS: fmt.Sprint(o.Name, "-", i), Veth: fmt.Sprint(o.Name, "v", i),
+			Addr: nodeAddr(m.Subnet, i), Cgroup: fmt.Sprintf("/beam-dev/%s/node%d", o.Name, i),
+			GPUs: gpus[i-1], CPUs: float64(cores),
+		}
+		n.Env = append([]string{"BEAM_CGROUP_PARENT=" + n.Cgroup}, o.NodeEnv...)
+		n.Args = []string{
+			"--data", n.Dir, "--name", n.Name,
+			"--listen", fmt.Sprint(n.Addr, ":", meshPort),
+			"--grpc", fmt.Sprint(n.Addr, ":", grpcPort), "--http", fmt.Sprint(n.Addr, ":", httpPort),
+			"--cpus", strconv.Itoa(cores), "--memory", strconv.FormatInt(memory/int64(o.Nodes), 10),
+			"--cpu-overcommit", strconv.FormatFloat(o.CPUOvercommit, 'g', -1, 64),
+		}
+		if n.GPUs != "" {
+			n.Args = append(n.Args, "--simulate-gpus", n.GPUs)
+		}
+		n.Args = append(n.Args, o.NodeArgs...)
+		m.Nodes = append(m.Nodes, n)
+	}
+	return m, nil
+}
+
+// loopbackPort gives 127.0.0.1:want, or another free port when something of
+// the host answers there: the redirection would take it away.
+func loopbackPort(want int) (string, error) {
+	l, err := net.Listen("tcp4", fmt.Sprint("127.0.0.1:", want))
+	if err != nil {
+		l, err = net.Listen("tcp4", "127.0.0.1:0")
+	}
+	if err != nil {
+		return "", fault.Wrap(fault.Internal, err, "find a free port", "")
+	}
+	defer func() { _ = l.Close() }()
+	return l.Addr().String(), nil
+}
+
+// hostMemory is nine tenths of the machine's: the rest is the host's own.
+func hostMemory() (int64, error) {
+	var si unix.Sysinfo_t
+	if err := unix.Sysinfo(&si); err != nil {
+		return 0, fault.Wrap(fault.Internal, err, "read the machine's memory", "")
+	}
+	return int64(uint64(si.Totalram)*uint64(si.Unit)) / 10 * 9, nil
+}
+
+func (m *Mesh) start(ctx context.Context, o Options, ui UI) error {
+	ui.say("network: bridge %s, %s", m.Bridge, m.Subnet)
+	if err := m.makeNetwork(ctx); err != nil {
+		return err
+	}
+	first := m.Nodes[0]
+	if err := m.startNode(ctx, first, o.ReadyTimeout, "up"); err != nil {
+		return err
+	}
+	ui.say("node1 is ready at %s", first.GRPC)
+	if err := m.setThrottle(first, o.Throttle[1]); err != nil {
+		return err
+	}
+	if len(m.Nodes) > 1 && first.Ticket == "" {
+		return fault.New(fault.Internal, "node1 gave no ticket for the others to join with", "see "+first.Log)
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	for _, n := range m.Nodes[1:] {
+		g.Go(func() error {
+			ticket := first.Ticket
+			if n.Index > 2 { // a ticket works once: the first went to node 2
+				var err error
+				if ticket, err = m.invite(gctx); err != nil {
+					return err
+				}
+			}
+			if err := m.startNode(gctx, n, o.ReadyTimeout, "join", ticket); err != nil {
+				return err
+			}
+			return m.setThrottle(n, o.Throttle[n.Index])
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	for _, n := range m.Nodes[1:] {
+		ui.say("%s is ready at %s%s", n.Name, n.GRPC, strings.TrimSuffix(" with simulated "+n.GPUs, " with simulated "))
+	}
+	m.Ready = true
+	return m.locked(func() error { return nil })
+}
+
+// invite asks node 1 for another ticket, as a person would.
+func (m *Mesh) invite(ctx context.Context) (string, error) {
+	n := m.Nodes[0]
+	host, port, err := net.SplitHostPort(n.GRPC)
+	if err != nil {
+		return "", fault.Wrap(fault.Internal, err, "address of "+n.Name, "")
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, m.Binary, "node", "invite", "--tier", "own")
+	cmd.Env = append(cleanEnv(), "GATEWAY_HOST="+host, "GATEWAY_PORT="+port, "BEAM_TOKEN="+n.Token)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		if ctx.Err() != nil {
+			return "", fault.From(ctx.Err())
+		}
+		return "", fault.Wrap(fault.Failed, err, "get a ticket from "+n.Name+": "+strings.TrimSpace(stderr.String()), "see "+n.Log)
+	}
+	return strings.TrimSpace(string(out)), nil
+}
+
+// cleanEnv is our environment without what points clients at some mesh.
+func cleanEnv() []string {
+	return slices.DeleteFunc(os.Environ(), func(kv string) bool {
+		k, _, _ := strings.Cut(kv, "=")
+		switch k {
+		case "GATEWAY_HOST", "GATEWAY_PORT", "API_HOST", "API_PORT", "BEAM_TOKEN", "BEAM_CONTEXT":
+			return true
+		}
+		return false
+	})
+}
+
+// startNode starts a node and waits until it is ready.
+func (m *Mesh) startNode(ctx context.Context, n *Node, limit time.Duration, verb ...string) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	procs, err := makeCgroup(n.Cgroup)
+	if err != nil {
+		return fault.Wrap(fault.Internal, err, "make the cgroup of "+n.Name, "'beam node doctor' tests cgroups")
+	}
+	if err := os.MkdirAll(n.Dir, 0o700); err != nil {
+		return fault.Wrap(fault.Internal, err, "make the folder of "+n.Name, "")
+	}
+	log, err := os.OpenFile(n.Log, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return fault.Wrap(fault.Internal, err, "open the log of "+n.Name, "")
+	}
+	defer func() { _ = log.Close() }()
+	ready, readyW, err := os.Pipe()
+	if err != nil {
+		return fault.Wrap(fault.Internal, err, "make a pipe", "")
+	}
+	defer func() { _ = ready.Close() }()
+
+	// The shell puts itself into the cgroup and then becomes the node, so that
+	// not one process of the node is ever outside.
+	args := append([]string{"-c", `while [ "$1" != -- ]; do echo $$ > "$1" || exit 97; shift; done; shift; exec "$@"`, "sh"}, procs...)
+	args = append(args, "--", m.Binary, "node")
+	args = append(args, verb...)
+	args = append(args, n.Args...)
+	args = append(args, "--ready-fd", "3")
+	cmd := exec.Command("/bin/sh", args...)
+	cmd.Dir = "/"
+	cmd.Env = append(cleanEnv(), n.Env...)
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.ExtraFiles = []*os.File{readyW}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // Ctrl-C here is not for it
+	err = startIn(n.NetNS, cmd)
+	_ = readyW.Close()
+	if err != nil {
+		return fault.Wrap(fault.Internal, err, "start "+n.Name, "")
+	}
+	if err := m.locked(func() error { n.PID, n.Start = cmd.Process.Pid, startTime(cmd.Process.Pid); return nil }); err != nil {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		return err
+	}
+	go func() { _ = cmd.Wait() }() // reaps it, should it end while we live; else init does
+
+	defer context.AfterFunc(ctx, func() { _ = ready.SetReadDeadline(time.Unix(1, 0)) })()
+	line, err := bufio.NewReaderSize(ready, 64<<10).ReadSlice('\n')
+	if err != nil {
+		switch {
+		case ctx.Err() == nil:
+			return m.nodeErr(n, fault.Failed, n.Name+" ended before it was ready")
+		case errors.Is(ctx.Err(), context.DeadlineExceeded):
+			return m.nodeErr(n, fault.Timeout, fmt.Sprintf("%s was not ready within %s", n.Name, limit))
+		}
+		return fault.From(ctx.Err())
+	}
+	return m.noteReady(ctx, n, line)
+}
+
+// noteReady takes the line a node wrote and checks that its API answers there.
+func (m *Mesh) noteReady(ctx context.Context, n *Node, line []byte) error {
+	var r struct {
+		ID     string `json:"id"`
+		Peer   string `json:"peer"`
+		Ticket string `json:"ticket"`
+		Token  string `json:"token"`
+		GRPC   string `json:"grpc"`
+		HTTP   string `json:"http"`
+	}
+	if err := json.Unmarshal(line, &r); err != nil {
+		return m.nodeErr(n, fault.Internal, n.Name+" said something else than that it is ready")
+	}
+	grpc, http := fmt.Sprint(n.Addr, ":", grpcPort), fmt.Sprint(n.Addr, ":", httpPort)
+	if a, err := netip.ParseAddrPort(r.GRPC); err == nil && !a.Addr().IsLoopback() && !a.Addr().IsUnspecified() {
+		grpc = r.GRPC
+	}
+	if a, err := netip.ParseAddrPort(r.HTTP); err == nil && !a.Addr().IsLoopback() && !a.Addr().IsUnspecified() {
+		http = r.HTTP
+	}
+	for _, addr := range []string{grpc, http} {
+		c, err := (&net.Dialer{Timeout: 10 * time.Second}).DialContext(ctx, "tcp", addr)
+		if err != nil {
+			return fault.Wrap(fault.Unreachable, err, n.Name+" is ready but does not answer at "+addr, "see "+n.Log)
+		}
+		_ = c.Close()
+	}
+	return m.locked(func() error {
+		n.Started = json.RawMessage(bytes.Clone(bytes.TrimSpace(line)))
+		n.GRPC, n.HTTP, n.ID = grpc, http, r.ID
+		if n.ID == "" {
+			n.ID = r.Peer
+		}
+		if r.Ticket != "" {
+			n.Ticket = r.Ticket
+		}
+		if r.Token != "" {
+			n.Token = r.Token
+		}
+		return nil
+	})
+}
+
+// nodeErr is an error with the end of the node's log.
+func (m *Mesh) nodeErr(n *Node, code fault.Code, text string) error {
+	if tail := logTail(n.Log, 20); tail != "" {
+		text += "; its last lines:\n" + tail
+	}
+	return fault.New(code, text, "'beam node doctor' tests what a node needs")
+}
+
+// logTail gives the last lines of a file, from at most 16 KiB of it.
+func logTail(path string, lines int) string {
+	f, err := os.Open(path)
+	if err != nil {
+		return ""
+	}
+	defer func() { _ = f.Close() }()
+	st, err := f.Stat()
+	if err != nil {
+		return ""
+	}
+	b := make([]byte, min(st.Size(), 16<<10))
+	if _, err := f.ReadAt(b, st.Size()-int64(len(b))); err != nil {
+		return ""
+	}
+	all := strings.Split(strings.TrimRight(string(b), "\n"), "\n")
+	return strings.Join(all[max(len(all)-lines, 0):], "\n")
+}

@@ -1,0 +1,7 @@
+//go:build !assets
+
+package assets
+
+import "io/fs"
+
+var embedded fs.FS

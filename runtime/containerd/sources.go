@@ -1,0 +1,103 @@
+package containerd
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/beammesh/beammesh/runtime"
+)
+
+// Mounts that exist on the host while runc makes the container, for it to
+// mount from: host files under the container's ids, and device nodes that its
+// root may open.
+
+// mapMounts makes idmapped copies of the caller's mounts, so that files of the
+// host's root belong to the container's root. A filesystem that cannot do that
+// is mounted as it is; its files then belong to nobody.
+func (c *container) mapMounts() ([]runtime.Mount, error) {
+	var out []runtime.Mount
+	for i, m := range c.spec.Mounts {
+		fi, err := os.Stat(m.Source)
+		if err != nil {
+			return nil, fmt.Errorf("mount on %s: %w", m.Target, err)
+		}
+		target := filepath.Join(c.dir, fmt.Sprintf("mount-%d", i))
+		if fi.IsDir() {
+			err = os.Mkdir(target, 0o711)
+		} else {
+			err = os.WriteFile(target, nil, 0o600)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("mount on %s: %w", m.Target, err)
+		}
+		c.sources = append(c.sources, target)
+		if err := c.slot.pair.Bind(m.Source, target, true); err == nil {
+			m.Source = target
+		} else if !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.EPERM) {
+			return nil, fmt.Errorf("mount on %s: %w", m.Target, err)
+		}
+		out = append(out, m)
+	}
+	return out, nil
+}
+
+// deviceNode is a node on the host that is mounted into a container.
+type deviceNode struct {
+	source, target string
+	typ            string // "c" or "b"
+	major, minor   int64
+}
+
+// makeDevices makes copies of device nodes that everybody may open. The host's
+// own often belong to a group, which is nobody in the container; whether the
+// device can be used is the cgroup's decision.
+func (c *container) makeDevices(devices []Device) ([]deviceNode, error) {
+	if len(devices) == 0 {
+		return nil, nil
+	}
+	dir := filepath.Join(c.dir, "devices")
+	if err := os.Mkdir(dir, 0o711); err != nil {
+		return nil, fmt.Errorf("make devices: %w", err)
+	}
+	// A filesystem of its own, as /run is mounted with nodev.
+	if err := unix.Mount("beam", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NOEXEC, "mode=711,size=64k"); err != nil {
+		return nil, fmt.Errorf("make devices: %w", err)
+	}
+	c.sources = append(c.sources, dir)
+	var out []deviceNode
+	for i, d := range devices {
+		var st unix.Stat_t
+		if err := unix.Stat(d.HostPath, &st); err != nil {
+			return nil, fmt.Errorf("device %s: %w", d.HostPath, err)
+		}
+		n := deviceNode{source: filepath.Join(dir, fmt.Sprint(i)), target: d.Path,
+			typ:   map[uint32]string{unix.S_IFCHR: "c", unix.S_IFBLK: "b"}[st.Mode&unix.S_IFMT],
+			major: int64(unix.Major(uint64(st.Rdev))), minor: int64(unix.Minor(uint64(st.Rdev)))}
+		if n.typ == "" {
+			return nil, fmt.Errorf("device %s: not a device node", d.HostPath)
+		}
+		if n.target == "" {
+			n.target = d.HostPath
+		}
+		if err := unix.Mknod(n.source, st.Mode&unix.S_IFMT|0o666, int(st.Rdev)); err != nil {
+			return nil, fmt.Errorf("device %s: %w", d.HostPath, err)
+		}
+		if err := os.Chmod(n.source, 0o666); err != nil { // whatever the umask
+			return nil, fmt.Errorf("device %s: %w", d.HostPath, err)
+		}
+		out = append(out, n)
+	}
+	return out, nil
+}
+
+func (c *container) dropSources() {
+	for _, d := range c.sources {
+		_ = unix.Unmount(d, unix.MNT_DETACH) // not all of them are mount points
+		_ = os.Remove(d)
+	}
+	c.sources = nil
+}
