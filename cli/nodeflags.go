@@ -27,7 +27,7 @@ type rawNodeFlags struct {
 
 func (r *rawNodeFlags) add(c *cobra.Command) {
 	f := c.Flags()
-	f.StringVar(&r.DataDir, "data", "", "folder for all state (default /var/lib/beammesh, or ~/.beam/node without root)")
+	f.StringVar(&r.DataDir, "data", "", "folder for all state (default /var/lib/beam, or ~/.local/share/beam without root)")
 	f.StringVar(&r.Name, "name", "", "name of this node (default: the host name)")
 	f.StringSliceVar(&r.Listen, "listen", nil, "addresses for other nodes, host:port or multiaddr (default: all)")
 	f.StringVar(&r.GRPC, "grpc", "127.0.0.1:1993", "address for gRPC and Connect clients")
