@@ -360,16 +360,11 @@ func (n *Node) startRuntime(ctx context.Context) error {
 		return err
 	}
 	n.onClose(n.gpus.Close)
-	state := n.cfg.StateDir
-	if state == "" {
-		d := sha256.Sum256([]byte(n.cfg.DataDir))
-		state = "/run/beam/" + hex.EncodeToString(d[:4])
-	}
-	n.engine, err = containerd.New(ctx, containerd.Config{
-		Root: n.dir("runtime"), State: state, ShimPath: paths.Shim, RuncPath: paths.Runc, InitPath: paths.Initd,
-		LayerWriter: n.puller, Upstream: n.cfg.UpstreamDNS, DeviceEdits: n.deviceEdits, Log: n.log,
-	})
-	if err != nil {
+	state := stateDir(n.cfg)
+	ec := engineConfig(n.cfg.DataDir, state)
+	ec.ShimPath, ec.RuncPath, ec.InitPath = paths.Shim, paths.Runc, paths.Initd
+	ec.LayerWriter, ec.Upstream, ec.DeviceEdits, ec.Log = n.puller, n.cfg.UpstreamDNS, n.deviceEdits, n.log
+	if n.engine, err = containerd.New(ctx, ec); err != nil {
 		return err
 	}
 	n.onClose(n.engine.Close)
@@ -395,6 +390,31 @@ func (n *Node) startRuntime(ctx context.Context) error {
 	n.adverts.set(n.worker.Advert())
 	n.images = newImages(n)
 	return nil
+}
+
+// stateDir is a short path for sockets, different for each data directory.
+func stateDir(c Config) string {
+	if c.StateDir != "" {
+		return c.StateDir
+	}
+	d := sha256.Sum256([]byte(c.DataDir))
+	return "/run/beam/" + hex.EncodeToString(d[:4])
+}
+
+// engineConfig says where a node's containers live; Sweep uses the same.
+func engineConfig(dataDir, state string) containerd.Config {
+	return containerd.Config{Root: filepath.Join(dataDir, "runtime"), State: state}
+}
+
+// Sweep removes what the containers of a dead node left on this machine.
+func Sweep(dataDir string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	c := Config{DataDir: dataDir}
+	if _, err := os.Stat(filepath.Join(dataDir, "runtime")); os.IsNotExist(err) {
+		return nil
+	}
+	return containerd.Sweep(ctx, engineConfig(dataDir, stateDir(c)))
 }
 
 // insideEnv tells clients in containers where the API is: init forwards these

@@ -12,9 +12,7 @@ import (
 	"time"
 
 	"github.com/beammesh/beammesh/cli"
-	"github.com/beammesh/beammesh/cli/dev"
 	"github.com/beammesh/beammesh/node"
-	"github.com/beammesh/beammesh/node/doctor"
 	"github.com/beammesh/beammesh/proto/fault"
 	"github.com/beammesh/beammesh/runtime/assets"
 )
@@ -30,14 +28,13 @@ func roles() cli.Roles {
 	return cli.Roles{
 		Version:  version,
 		NodeUp:   func(ctx context.Context, f cli.NodeFlags) error { return runNode(ctx, "", f) },
-		NodeJoin: runNode2,
-		Doctor:   runDoctor,
+		NodeJoin: joinNode,
 		SDK:      sdkFolder,
 		Dev:      cli.DevRoles{Up: devUp, Down: devDown, Env: devEnv},
 	}
 }
 
-func runNode2(ctx context.Context, ticket string, f cli.NodeFlags) error {
+func joinNode(ctx context.Context, ticket string, f cli.NodeFlags) error {
 	return runNode(ctx, ticket, f)
 }
 

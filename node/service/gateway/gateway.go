@@ -127,7 +127,7 @@ func (s *Service) CreateObject(ctx context.Context, req *connect.Request[gateway
 	exp := strconv.FormatInt(time.Now().Add(uploadLife).Unix(), 10)
 	q := url.Values{"exp": {exp}, "sig": {s.sign(id.Workspace, req.Msg.Hash, exp)}}
 	u := url.URL{Scheme: "http", Host: api.Host(ctx), Path: UploadPath + id.Workspace + "/" + req.Msg.Hash, RawQuery: q.Encode()}
-	return connect.NewResponse(&gatewaypb.CreateObjectResponse{Ok: true, PresignedUrl: u.String()}), nil
+	return connect.NewResponse(&gatewaypb.CreateObjectResponse{Ok: true, ObjectId: req.Msg.Hash, PresignedUrl: u.String()}), nil
 }
 
 func (s *Service) sign(workspace, hash, exp string) string {
@@ -207,12 +207,11 @@ func (s *Service) GetOrCreateStub(ctx context.Context, req *connect.Request[gate
 }
 
 func (s *Service) createStub(ctx context.Context, workspace string, r *gatewaypb.GetOrCreateStubRequest) (*gatewaypb.GetOrCreateStubResponse, error) {
-	// Another node may have taken the upload: the tree is fetched when the first
-	// call is planned.
-	if _, err := cid.Decode(r.ObjectId); err != nil {
-		return nil, fault.New(fault.NotFound, "code object "+r.ObjectId+" is not known", "sync the files first")
+	root, err := s.codeRoot(ctx, workspace, r.ObjectId)
+	if err != nil {
+		return nil, err
 	}
-	cfg, err := stub.FromRequest(r, r.ObjectId)
+	cfg, err := stub.FromRequest(r, root)
 	if err != nil {
 		return nil, err
 	}
@@ -239,6 +238,20 @@ func (s *Service) createStub(ctx context.Context, workspace string, r *gatewaypb
 		return nil, err
 	}
 	return &gatewaypb.GetOrCreateStubResponse{Ok: true, StubId: res.Record.ID, WarnMsg: warning}, nil
+}
+
+// codeRoot takes an object id, which is the tree's root or, before its upload
+// is over, the archive's hash. Another node may have taken the upload: the tree
+// is fetched when the first call is planned.
+func (s *Service) codeRoot(ctx context.Context, workspace, object string) (string, error) {
+	if _, err := cid.Decode(object); err == nil {
+		return object, nil
+	}
+	obj, err := s.Objects.Find(ctx, workspace, object)
+	if c := fault.CodeOf(err); c == fault.NotFound || c == fault.Invalid {
+		return "", fault.New(fault.NotFound, "code object "+object+" is not known", "sync the files first")
+	}
+	return obj.Root, err
 }
 
 // ListTasks lists the newest tasks of the workspace.
