@@ -198,6 +198,9 @@ func (p *Pool) NextWake() (at time.Duration, ok bool) {
 	if len(p.idle) > 0 && p.cfg.KeepWarm >= 0 && p.live > p.cfg.Min {
 		soonest(p.idle[0].idleSince + p.cfg.KeepWarm)
 	}
+	if p.live+len(p.asked) < p.cfg.Min {
+		soonest(p.askAfter) // a new pool starts with this
+	}
 	if p.growAt > 0 {
 		soonest(p.growAt)
 	}
