@@ -54,7 +54,8 @@ type Mesh struct {
 	saving sync.Mutex // held while files of the membership are written
 
 	mu       sync.Mutex
-	creds    *credentials // nil until joined
+	creds    *credentials  // nil until joined
+	adopted  chan struct{} // closed and replaced when creds change
 	handlers map[string]mesh.Handler
 	started  bool
 	closed   bool
@@ -76,7 +77,7 @@ func New(_ context.Context, cfg Config) (_ *Mesh, err error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &Mesh{cfg: cfg, store: st, boot: rand.Text(), renew: make(chan struct{}, 1), joins: make(chan struct{}, maxJoins),
+	m := &Mesh{cfg: cfg, store: st, boot: rand.Text(), adopted: make(chan struct{}), renew: make(chan struct{}, 1), joins: make(chan struct{}, maxJoins),
 		handlers: map[string]mesh.Handler{}, noTCP: map[mesh.PeerID]time.Time{}}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	defer func() {
@@ -128,9 +129,18 @@ func (m *Mesh) setCredentials(c *credentials) error {
 		return err
 	}
 	m.mu.Lock()
+	defer m.mu.Unlock()
 	m.creds = c
-	m.mu.Unlock()
+	close(m.adopted)
+	m.adopted = make(chan struct{})
 	return nil
+}
+
+// certified gives a channel that closes at the next change of our certificates.
+func (m *Mesh) certified() <-chan struct{} {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.adopted
 }
 
 // Handle is mesh.Dialer's. It panics after Start or on a second handler: both
