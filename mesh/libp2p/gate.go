@@ -110,12 +110,6 @@ func (g *gate) changes() <-chan struct{} {
 	return g.moved
 }
 
-func (g *gate) isProven(l *link) bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return l.proven
-}
-
 func (g *gate) settleLocked(l *link) {
 	close(g.moved)
 	g.moved = make(chan struct{})

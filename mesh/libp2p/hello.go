@@ -37,8 +37,8 @@ const (
 // the connection is seen first.
 func (m *Mesh) connected(c network.Conn) *link {
 	dialer := c.Stat().Direction == network.DirOutbound
-	if !dialer && m.bulk != nil {
-		dialer = m.bulk.dialledHere(ends(c))
+	for _, t := range []*beside{m.tcp, m.quic} {
+		dialer = dialer || (t != nil && t.dialledHere(ends(c)))
 	}
 	l, fresh := m.gate.add(c, dialer)
 	if !fresh {

@@ -9,14 +9,17 @@ import (
 	"time"
 
 	golibp2p "github.com/libp2p/go-libp2p"
+	"github.com/libp2p/go-libp2p/core/connmgr"
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/pnet"
 	"github.com/libp2p/go-libp2p/core/transport"
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	"github.com/libp2p/go-libp2p/p2p/security/noise"
 	libp2ptls "github.com/libp2p/go-libp2p/p2p/security/tls"
 	quic "github.com/libp2p/go-libp2p/p2p/transport/quic"
+	"github.com/libp2p/go-libp2p/p2p/transport/quicreuse"
 	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
 	"github.com/libp2p/go-libp2p/p2p/transport/tcpreuse"
 	ma "github.com/multiformats/go-multiaddr"
@@ -52,17 +55,28 @@ func (m *Mesh) newHost() (host.Host, error) {
 		golibp2p.SwarmOpts(swarm.WithUDPBlackHoleSuccessCounter(nil), swarm.WithIPv6BlackHoleSuccessCounter(nil)),
 	}
 	if !m.cfg.NoTCP {
-		opts = append(opts, golibp2p.Transport(func(u transport.Upgrader, rm network.ResourceManager, shared *tcpreuse.ConnMgr) (*bulkTransport, error) {
+		opts = append(opts, golibp2p.Transport(func(u transport.Upgrader, rm network.ResourceManager, shared *tcpreuse.ConnMgr) (*besideTCP, error) {
 			t, err := tcp.NewTCPTransport(u, rm, shared)
 			if err != nil {
 				return nil, err
 			}
-			m.bulk = &bulkTransport{TcpTransport: t, dialled: make(chan transport.CapableConn), ours: map[string]bool{}}
-			return m.bulk, nil
+			m.tcp = newBeside(t)
+			return &besideTCP{m.tcp, t}, nil
 		}))
 	}
 	if !m.cfg.NoQUIC {
-		opts = append(opts, golibp2p.Transport(quic.NewTransport))
+		opts = append(opts, golibp2p.Transport(func(k crypto.PrivKey, cm *quicreuse.ConnManager, psk pnet.PSK, g connmgr.ConnectionGater, rm network.ResourceManager) (*beside, error) {
+			t, err := quic.NewTransport(k, cm, psk, g, rm)
+			if err != nil {
+				return nil, err
+			}
+			named, ok := t.(namedTransport)
+			if !ok {
+				return nil, fmt.Errorf("QUIC transport %T has no name", t)
+			}
+			m.quic = newBeside(named)
+			return m.quic, nil
+		}))
 	}
 	h, err := golibp2p.New(opts...)
 	if err != nil {

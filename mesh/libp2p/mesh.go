@@ -18,6 +18,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
 	ma "github.com/multiformats/go-multiaddr"
+	"golang.org/x/sync/singleflight"
 
 	"github.com/beammesh/beammesh/mesh"
 	"github.com/beammesh/beammesh/mesh/membership"
@@ -44,7 +45,9 @@ type Mesh struct {
 
 	host    host.Host // bare: identify, ping, hello, join
 	gate    *gate     // everything else; set by Start, with the host
-	bulk    *bulkTransport
+	tcp     *beside   // nil when switched off
+	quic    *beside
+	besides singleflight.Group
 	ifaces  ifaces
 	joins   chan struct{} // join requests being served
 	tickets *membership.Ledger
@@ -54,12 +57,15 @@ type Mesh struct {
 	saving sync.Mutex // held while files of the membership are written
 
 	mu       sync.Mutex
-	creds    *credentials // nil until joined
+	creds    *credentials  // nil until joined
+	adopted  chan struct{} // closed and replaced when creds change
 	handlers map[string]mesh.Handler
 	started  bool
 	closed   bool
-	left     bool                      // Leave ran: nothing of the membership is written any more
-	noTCP    map[mesh.PeerID]time.Time // peers whose TCP port did not answer, until when; bounded by the member table
+	left     bool // Leave ran: nothing of the membership is written any more
+	// unanswered are transport and peer of further dials that failed, with the
+	// time to try again; at most maxMembers.
+	unanswered map[string]time.Time
 }
 
 var _ mesh.Mesh = (*Mesh)(nil)
@@ -76,8 +82,8 @@ func New(_ context.Context, cfg Config) (_ *Mesh, err error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &Mesh{cfg: cfg, store: st, boot: rand.Text(), renew: make(chan struct{}, 1), joins: make(chan struct{}, maxJoins),
-		handlers: map[string]mesh.Handler{}, noTCP: map[mesh.PeerID]time.Time{}}
+	m := &Mesh{cfg: cfg, store: st, boot: rand.Text(), adopted: make(chan struct{}), renew: make(chan struct{}, 1), joins: make(chan struct{}, maxJoins),
+		handlers: map[string]mesh.Handler{}, unanswered: map[string]time.Time{}}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	defer func() {
 		if err != nil {
@@ -128,9 +134,18 @@ func (m *Mesh) setCredentials(c *credentials) error {
 		return err
 	}
 	m.mu.Lock()
+	defer m.mu.Unlock()
 	m.creds = c
-	m.mu.Unlock()
+	close(m.adopted)
+	m.adopted = make(chan struct{})
 	return nil
+}
+
+// certified gives a channel that closes at the next change of our certificates.
+func (m *Mesh) certified() <-chan struct{} {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.adopted
 }
 
 // Handle is mesh.Dialer's. It panics after Start or on a second handler: both

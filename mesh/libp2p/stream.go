@@ -16,14 +16,8 @@ import (
 	"github.com/beammesh/beammesh/mesh"
 )
 
-const (
-	// openTimeout bounds Open when its context has no deadline of its own.
-	openTimeout = 30 * time.Second
-	// tcpTimeout bounds the extra TCP dial of OpenBulk; a peer that did not
-	// answer is not tried again for tcpRetry.
-	tcpTimeout = 2 * time.Second
-	tcpRetry   = time.Minute
-)
+// openTimeout bounds Open when its context has no deadline of its own.
+const openTimeout = 30 * time.Second
 
 // Open is mesh.Dialer's.
 func (m *Mesh) Open(ctx context.Context, to mesh.PeerID, protocol string) (mesh.Stream, error) {
@@ -56,9 +50,7 @@ func (m *Mesh) open(ctx context.Context, to mesh.PeerID, name string, bulk bool)
 		if err != nil {
 			return fail(err)
 		}
-		if bulk || crowded(l) {
-			l = m.preferTCP(ctx, l)
-		}
+		l = m.choose(ctx, l, bulk)
 		s, err := l.conn.NewStream(ctx)
 		if err != nil {
 			if try == 0 && ctx.Err() == nil {
@@ -75,12 +67,6 @@ func (m *Mesh) open(ctx context.Context, to mesh.PeerID, name string, bulk bool)
 		return &stream{Stream: s, lazy: msmux.NewMSSelect(s, pid), peer: to}, nil
 	}
 }
-
-// quicStreams is when a QUIC connection counts as full: the transport allows 256
-// streams each way and the next open would wait for one to end.
-const quicStreams = 192
-
-func crowded(l *link) bool { return !isTCP(l) && l.conn.Stat().NumStreams >= quicStreams }
 
 // reach gives a proven connection to a member, dialling it if need be.
 func (m *Mesh) reach(ctx context.Context, to mesh.PeerID) (*link, error) {
@@ -114,68 +100,6 @@ func (m *Mesh) dial(ctx context.Context, to mesh.PeerID) error {
 		return fmt.Errorf("%w: %w", mesh.ErrUnreachable, err)
 	}
 	return nil
-}
-
-func isTCP(l *link) bool { return l.conn.ConnState().Transport == "tcp" }
-
-// preferTCP gives a TCP connection to l's peer, dialling one beside QUIC if it
-// has to, and l when there is none to be had.
-func (m *Mesh) preferTCP(ctx context.Context, l *link) *link {
-	tcp := func() *link {
-		for _, o := range m.gate.links(l.peer, true) {
-			if isTCP(o) {
-				return o
-			}
-		}
-		return nil
-	}
-	if o := tcp(); o != nil {
-		return o
-	}
-	m.mu.Lock()
-	until := m.noTCP[l.peer]
-	m.mu.Unlock()
-	if m.bulk == nil || time.Now().Before(until) {
-		return l
-	}
-	known, _ := m.table.get(l.peer)
-	dctx, cancel := context.WithTimeout(ctx, tcpTimeout)
-	defer cancel()
-	err := m.bulk.dialBeside(dctx, mustPeer(l.peer), parseAddrs(known.Addrs))
-	if err == nil {
-		err = m.awaitTCP(dctx, l.peer)
-	}
-	if o := tcp(); o != nil {
-		return o
-	}
-	if ctx.Err() == nil {
-		m.log.Debug("no TCP path for bulk", "peer", l.peer, "err", err)
-		m.mu.Lock()
-		if len(m.noTCP) >= maxMembers {
-			clear(m.noTCP)
-		}
-		m.noTCP[l.peer] = time.Now().Add(tcpRetry)
-		m.mu.Unlock()
-	}
-	return l
-}
-
-// awaitTCP waits for the hello of a TCP connection that was just made. The
-// swarm may take a moment to announce it; the announcement opens its link.
-func (m *Mesh) awaitTCP(ctx context.Context, p mesh.PeerID) error {
-	for {
-		seen := m.gate.changes()
-		for _, l := range m.gate.links(p, false) {
-			if isTCP(l) && m.gate.isProven(l) {
-				return nil
-			}
-		}
-		select {
-		case <-seen:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
 }
 
 // serve turns a Handler into a stream handler of the host.

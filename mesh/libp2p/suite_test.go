@@ -112,4 +112,5 @@ func cluster(change func(*Config)) meshtest.Cluster {
 func TestSuite(t *testing.T) {
 	t.Run("both", func(t *testing.T) { meshtest.TestMesh(t, cluster(func(*Config) {})) })
 	t.Run("tcp", func(t *testing.T) { meshtest.TestMesh(t, cluster(func(c *Config) { c.NoQUIC = true })) })
+	t.Run("udp", func(t *testing.T) { meshtest.TestMesh(t, cluster(func(c *Config) { c.NoTCP = true })) })
 }

@@ -11,8 +11,8 @@ import (
 )
 
 // table is the member list: who is known, who is connected, and who is to be
-// told. It holds at most maxMembers rows; when full, the row that never proved
-// itself and was seen longest ago makes room.
+// told. It holds at most maxMembers rows; when full, of those not connected the
+// one seen longest ago makes room, hearsay before proven members.
 type table struct {
 	saveSoon chan struct{} // capacity 1: something worth saving
 	dialSoon chan struct{} // capacity 1: something worth dialling
@@ -35,6 +35,7 @@ type row struct {
 	fails   int
 	dialing bool
 	retried time.Time
+	since   time.Time // when this process began to miss it
 }
 
 // Bounds of re-dialling. A peer heard of but never met is forgotten after some
@@ -94,7 +95,7 @@ func (t *table) down(id mesh.PeerID, reason string, now time.Time) {
 		return
 	}
 	r.m.Connected, r.m.Path, r.m.LastSeen = false, mesh.PathNone, now
-	r.next, r.backoff = now.Add(minBackoff), minBackoff
+	r.next, r.backoff, r.since = now.Add(minBackoff), minBackoff, now
 	t.emitLocked(mesh.Event{Type: mesh.MemberDown, Member: clone(r.m), Reason: reason})
 	t.touch()
 }
@@ -128,10 +129,10 @@ func (t *table) learn(id mesh.PeerID, name, tier string, addrs []string, now tim
 		}
 		return
 	}
-	if len(t.rows) >= maxMembers && !t.evictLocked() {
+	if len(t.rows) >= maxMembers && !t.evictHearsayLocked() {
 		return
 	}
-	t.rows[id] = &row{m: mesh.Member{ID: id, Name: name, Tier: tier, Path: mesh.PathNone, Addrs: mergeAddrs(addrs, nil), LastSeen: now}, next: now}
+	t.rows[id] = &row{m: mesh.Member{ID: id, Name: name, Tier: tier, Path: mesh.PathNone, Addrs: mergeAddrs(addrs, nil), LastSeen: now}, next: now, since: now}
 	t.touch()
 }
 
@@ -208,7 +209,7 @@ func (t *table) due(now time.Time, room int) (dial []mesh.Member, next time.Time
 		if r.m.Connected || r.dialing {
 			continue
 		}
-		if now.Sub(r.m.LastSeen) > forgetMember || (!r.proven && r.fails >= maxHearsay) {
+		if now.Sub(r.since) > forgetMember || (!r.proven && r.fails >= maxHearsay) {
 			delete(t.rows, id)
 			continue
 		}
@@ -267,19 +268,29 @@ func (t *table) rowLocked(id mesh.PeerID) *row {
 	return r
 }
 
-func (t *table) evictLocked() bool {
-	var oldest mesh.PeerID
-	var at time.Time
-	for id, r := range t.rows {
-		if r.proven || r.m.Connected || r.dialing {
-			continue
-		}
-		if oldest == "" || r.m.LastSeen.Before(at) {
-			oldest, at = id, r.m.LastSeen
+// evictHearsayLocked makes room for more hearsay, never at a member's cost.
+func (t *table) evictHearsayLocked() bool {
+	for _, r := range t.rows {
+		if !r.proven && !r.m.Connected && !r.dialing {
+			return t.evictLocked() // takes the oldest of these
 		}
 	}
-	delete(t.rows, oldest)
-	return oldest != ""
+	return false
+}
+
+func (t *table) evictLocked() bool {
+	var worst mesh.PeerID
+	var w *row
+	for id, r := range t.rows {
+		if r.m.Connected || r.dialing {
+			continue
+		}
+		if w == nil || (w.proven && !r.proven) || (w.proven == r.proven && r.m.LastSeen.Before(w.m.LastSeen)) {
+			worst, w = id, r
+		}
+	}
+	delete(t.rows, worst)
+	return w != nil
 }
 
 type storedMember struct {
@@ -319,7 +330,7 @@ func (t *table) restore(b []byte, now time.Time) error {
 		if s.ID == t.self.ID || len(s.Addrs) == 0 {
 			continue
 		}
-		t.rows[s.ID] = &row{proven: true, next: now, m: mesh.Member{ID: s.ID, Name: s.Name, Tier: s.Tier,
+		t.rows[s.ID] = &row{proven: true, next: now, since: now, m: mesh.Member{ID: s.ID, Name: s.Name, Tier: s.Tier,
 			Addrs: mergeAddrs(s.Addrs, nil), LastSeen: s.LastSeen, Path: mesh.PathNone}}
 	}
 	return nil
