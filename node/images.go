@@ -22,11 +22,11 @@ type images struct {
 	n *Node
 
 	mu       sync.Mutex
-	building map[string]*build // by image id
+	building map[string]*buildRun // by image id
 }
 
-// build is one image being built; later requests for it listen in.
-type build struct {
+// buildRun is one image being built; later requests for it listen in.
+type buildRun struct {
 	mu    sync.Mutex
 	lines []string // bounded by maxBuildLines
 	wake  chan struct{}
@@ -41,7 +41,7 @@ const maxBuildLines = 10_000
 // buildLimit bounds one build.
 const buildLimit = 2 * time.Hour
 
-func newImages(n *Node) *images { return &images{n: n, building: map[string]*build{}} }
+func newImages(n *Node) *images { return &images{n: n, building: map[string]*buildRun{}} }
 
 // Find implements image.Builder.
 func (i *images) Find(ctx context.Context, workspace string, s image.Spec) (string, bool, error) {
@@ -71,7 +71,7 @@ func (i *images) Build(ctx context.Context, workspace string, s image.Spec, say 
 	i.mu.Lock()
 	b := i.building[id]
 	if b == nil {
-		b = &build{wake: make(chan struct{})}
+		b = &buildRun{wake: make(chan struct{})}
 		i.building[id] = b
 		i.n.spawn(func(nctx context.Context) {
 			// The build goes on when its first client leaves: others listen in.
@@ -91,7 +91,7 @@ func (i *images) Build(ctx context.Context, workspace string, s image.Spec, say 
 	return b.follow(ctx, say)
 }
 
-func (b *build) say(line string) {
+func (b *buildRun) say(line string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if len(b.lines) < maxBuildLines {
@@ -101,7 +101,7 @@ func (b *build) say(line string) {
 	b.wake = make(chan struct{})
 }
 
-func (b *build) follow(ctx context.Context, say func(string)) (image.Built, error) {
+func (b *buildRun) follow(ctx context.Context, say func(string)) (image.Built, error) {
 	for told := 0; ; {
 		b.mu.Lock()
 		lines, done, wake := b.lines[told:], b.done, b.wake

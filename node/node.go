@@ -48,6 +48,7 @@ import (
 	peerv1 "github.com/beammesh/beammesh/proto/beammesh/peer/v1"
 	"github.com/beammesh/beammesh/runtime"
 	"github.com/beammesh/beammesh/runtime/assets"
+	"github.com/beammesh/beammesh/runtime/build"
 	"github.com/beammesh/beammesh/runtime/containerd"
 	"github.com/beammesh/beammesh/runtime/gpu"
 	"github.com/beammesh/beammesh/scheduler"
@@ -78,6 +79,7 @@ type Node struct {
 	engine  *containerd.Engine // nil with it
 	gpus    gpu.Inventory
 	images  *images
+	builder *build.Builder // nil with the engine
 	router  *tasks.Router
 	maps    *call.Service
 	api     *api.Server // TCP ports
@@ -346,6 +348,7 @@ func (n *Node) deliver(from mesh.PeerID, m *peerv1.MarketMessage) {
 func (n *Node) startRuntime(ctx context.Context) error {
 	h := sha256.Sum256([]byte(n.mesh.PeerID() + mesh.PeerID(time.Now().String())))
 	n.boot = hex.EncodeToString(h[:8])
+	n.images = newImages(n)
 	wcfg := market.WorkerConfig{Node: scheduler.NodeID(n.mesh.PeerID()), Name: n.cfg.Name, Boot: n.boot}
 	if os.Geteuid() != 0 {
 		n.notes = append(n.notes, "not root: this node takes work and serves the API, but runs no containers (start it with sudo to)")
@@ -388,8 +391,8 @@ func (n *Node) startRuntime(ctx context.Context) error {
 	n.dialer.Handle(worker.LeaseProtocol, n.worker.ServeLease)
 	n.dialer.Handle(worker.LogsProtocol, n.worker.ServeLogs)
 	n.adverts.set(n.worker.Advert())
-	n.images = newImages(n)
-	return nil
+	n.builder, err = n.newBuilder(ctx)
+	return err
 }
 
 // stateDir is a short path for sockets, different for each data directory.

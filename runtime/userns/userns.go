@@ -34,12 +34,23 @@ type Pair struct {
 
 // New makes a pair in which ids 0..count-1 are the host's first..first+count-1.
 func New(first, count uint32) (*Pair, error) {
+	return newPair(first, syscall.SysProcIDMap{ContainerID: 0, HostID: int(first), Size: int(count)})
+}
+
+// Unmapped makes the opposite of New for mounts: what belongs to the host's
+// first..first+count-1 on disk shows as 0..count-1 in its Clone or Bind. No
+// container can run in it.
+func Unmapped(first, count uint32) (*Pair, error) {
+	return newPair(first, syscall.SysProcIDMap{ContainerID: int(first), HostID: 0, Size: int(count)})
+}
+
+func newPair(first uint32, idMap syscall.SysProcIDMap) (*Pair, error) {
 	// A namespace needs a process to be born in. The child is traced, so it
 	// stops at the first instruction of the program it executes and never runs
 	// one. Only the thread that started it can wait for it.
 	goruntime.LockOSThread()
 	defer goruntime.UnlockOSThread()
-	ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: int(first), Size: int(count)}}
+	ids := []syscall.SysProcIDMap{idMap}
 	pid, err := syscall.ForkExec("/proc/self/exe", []string{"namespace"}, &syscall.ProcAttr{
 		Sys: &syscall.SysProcAttr{
 			Ptrace:      true,
@@ -51,7 +62,7 @@ func New(first, count uint32) (*Pair, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make user namespace at id %d: %w", first, err)
 	}
-	p := &Pair{First: first, Count: count}
+	p := &Pair{First: first, Count: uint32(idMap.Size)}
 	open := func(name string) *os.File {
 		f, oerr := os.Open("/proc/" + strconv.Itoa(pid) + "/ns/" + name)
 		err = errors.Join(err, oerr)
