@@ -60,6 +60,7 @@ type Engine struct {
 
 	mu         sync.Mutex
 	containers map[string]*container // nil while it is being started
+	gpus       map[string]string     // device → the container that holds it
 	closed     bool
 	busy       sync.WaitGroup // Starts under way
 }
@@ -74,7 +75,7 @@ func New(ctx context.Context, cfg Config) (*Engine, error) {
 	if os.Geteuid() != 0 {
 		return nil, fault.New(fault.Unsupported, "running containers needs root", "start the node with sudo, or with --role client")
 	}
-	e := &Engine{cfg: cfg, log: cfg.Log, containers: map[string]*container{}}
+	e := &Engine{cfg: cfg, log: cfg.Log, containers: map[string]*container{}, gpus: map[string]string{}}
 	if err := e.open(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("start container engine: %w", err), e.Close())
 	}
@@ -172,27 +173,47 @@ func (e *Engine) Start(ctx context.Context, spec runtime.Spec) (runtime.Containe
 	if err := e.check(&spec); err != nil {
 		return nil, fmt.Errorf("start container %s: %w", spec.ID, err)
 	}
-	e.mu.Lock()
-	if _, there := e.containers[spec.ID]; there {
-		e.mu.Unlock()
-		return nil, fmt.Errorf("start container %s: %w", spec.ID, runtime.ErrExists)
-	}
-	e.containers[spec.ID] = nil
-	e.mu.Unlock()
-	c, err := e.start(ctx, spec)
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if err != nil {
-		delete(e.containers, spec.ID)
+	if err := e.reserve(&spec); err != nil {
 		return nil, fmt.Errorf("start container %s: %w", spec.ID, err)
 	}
-	select {
-	case <-c.done: // it has removed itself from the table, or will
-		delete(e.containers, spec.ID)
-	default:
-		e.containers[spec.ID] = c
+	c, err := e.start(ctx, spec)
+	if err != nil {
+		e.forget(&spec)
+		return nil, fmt.Errorf("start container %s: %w", spec.ID, err)
 	}
 	return c, nil
+}
+
+// reserve takes the name and the devices.
+func (e *Engine) reserve(s *runtime.Spec) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if _, there := e.containers[s.ID]; there {
+		return runtime.ErrExists
+	}
+	for i, g := range s.GPUs {
+		if by, held := e.gpus[g]; held {
+			return fmt.Errorf("device %s is held by container %s: %w", g, by, runtime.ErrNoResource)
+		}
+		if slices.Contains(s.GPUs[:i], g) {
+			return fmt.Errorf("device %s is asked for twice", g)
+		}
+	}
+	e.containers[s.ID] = nil
+	for _, g := range s.GPUs {
+		e.gpus[g] = s.ID
+	}
+	return nil
+}
+
+// forget gives both back, when nothing of the container is left.
+func (e *Engine) forget(s *runtime.Spec) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.containers, s.ID)
+	for _, g := range s.GPUs {
+		delete(e.gpus, g)
+	}
 }
 
 // check refuses what would only fail later, and fills in defaults.
