@@ -102,6 +102,9 @@ func (e *Engine) start(ctx context.Context, spec runtime.Spec) (_ *container, er
 	if err := c.connect(ctx, exits); err != nil {
 		return nil, err
 	}
+	e.mu.Lock()
+	e.containers[spec.ID] = c
+	e.mu.Unlock()
 	go c.run(exits, oom)
 	return c, nil
 }
@@ -150,7 +153,7 @@ func (c *container) create(ctx context.Context) error {
 		cgroups: c.e.cgroups, userNS: c.slot.pair.UserPath(), netNS: c.slot.pair.NetPath()}
 	var err error
 	if len(c.spec.GPUs) > 0 {
-		if in.edits, err = cfg.DeviceEdits(c.spec.GPUs); err != nil {
+		if in.edits, err = cfg.DeviceEdits(ctx, c.spec.GPUs); err != nil {
 			return fmt.Errorf("devices %v: %w", c.spec.GPUs, err)
 		}
 	}
@@ -277,11 +280,7 @@ func (c *container) run(exits <-chan exit, oom <-chan struct{}) {
 	if err := c.teardown(); err != nil {
 		c.e.log.Error("remove container", "container", c.spec.ID, "err", err)
 	}
-	c.e.mu.Lock()
-	if c.e.containers[c.spec.ID] == c {
-		delete(c.e.containers, c.spec.ID)
-	}
-	c.e.mu.Unlock()
+	c.e.forget(&c.spec)
 	c.mu.Lock()
 	c.end = end
 	c.mu.Unlock()

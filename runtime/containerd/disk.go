@@ -11,6 +11,8 @@ import (
 
 	"github.com/containerd/containerd/v2/core/mount"
 	"golang.org/x/sys/unix"
+
+	"github.com/beammesh/beammesh/proto/fault"
 )
 
 // defaultDisk is what a container may write when nothing else is said.
@@ -38,12 +40,19 @@ func mountDisk(ctx context.Context, disks, target string, size int64, owner uint
 	}
 	// No journal: the disk does not outlive a crash. The inode tables are
 	// zeroes already in a sparse file, so nobody needs to write them.
-	out, err := exec.CommandContext(ctx, "mkfs.ext4", "-q", "-F", "-b", "4096", "-m", "0", "-i", "16384",
+	mkfs, err := findMkfs()
+	if err != nil {
+		return err
+	}
+	out, err := exec.CommandContext(ctx, mkfs, "-q", "-F", "-b", "4096", "-m", "0", "-i", "16384",
 		"-O", "^has_journal,^resize_inode", "-E", "nodiscard,lazy_itable_init=1,root_owner=0:0", f.Name()).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("make disk of %d bytes: mkfs.ext4: %w: %s", size, err, bytes.TrimSpace(out))
 	}
 	loop, err := attachLoop(f.Name())
+	if errors.Is(err, os.ErrNotExist) {
+		return fault.New(fault.Unsupported, "this machine has no loop devices: no writable disks for containers", "sudo modprobe loop")
+	}
 	if err != nil {
 		return fmt.Errorf("make disk: %w", err)
 	}
@@ -62,6 +71,16 @@ func mountDisk(ctx context.Context, disks, target string, size int64, owner uint
 	}
 	_ = os.Remove(filepath.Join(target, "lost+found")) // only fsck wants it
 	return nil
+}
+
+// findMkfs looks where a PATH without sbin does not.
+func findMkfs() (string, error) {
+	for _, p := range []string{"mkfs.ext4", "/usr/sbin/mkfs.ext4", "/sbin/mkfs.ext4"} {
+		if found, err := exec.LookPath(p); err == nil {
+			return found, nil
+		}
+	}
+	return "", fault.New(fault.Unsupported, "mkfs.ext4 is not installed: no writable disks for containers", "sudo apt-get install -y e2fsprogs")
 }
 
 // attachLoop finds a free loop device. Without direct I/O every page would be

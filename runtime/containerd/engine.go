@@ -60,8 +60,10 @@ type Engine struct {
 
 	mu         sync.Mutex
 	containers map[string]*container // nil while it is being started
+	gpus       map[string]string     // device → the container that holds it
 	closed     bool
-	busy       sync.WaitGroup // Starts under way
+	busy       sync.WaitGroup // calls under way
+	closing    chan struct{}  // closed by Close
 }
 
 // New starts an engine. What an earlier process with the same Root and State
@@ -74,7 +76,7 @@ func New(ctx context.Context, cfg Config) (*Engine, error) {
 	if os.Geteuid() != 0 {
 		return nil, fault.New(fault.Unsupported, "running containers needs root", "start the node with sudo, or with --role client")
 	}
-	e := &Engine{cfg: cfg, log: cfg.Log, containers: map[string]*container{}}
+	e := &Engine{cfg: cfg, log: cfg.Log, containers: map[string]*container{}, gpus: map[string]string{}, closing: make(chan struct{})}
 	if err := e.open(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("start container engine: %w", err), e.Close())
 	}
@@ -121,8 +123,8 @@ func (e *Engine) open(ctx context.Context) error {
 	if e.daemon, err = startDaemon(ctx, c); err != nil {
 		return err
 	}
-	e.slots = newSlots(c, e.net)
-	return nil
+	e.slots, err = newSlots(ctx, c, e.net)
+	return err
 }
 
 // takeLock keeps a second engine, or a sweep, off the same folders.
@@ -141,58 +143,97 @@ func takeLock(c *Config) (*os.File, error) {
 
 // Prepare unpacks layers.
 func (e *Engine) Prepare(ctx context.Context, layers []runtime.Layer) error {
-	if err := e.enter(); err != nil {
+	ctx, leave, err := e.enter(ctx)
+	if err != nil {
 		return err
 	}
-	defer e.busy.Done()
+	defer leave()
 	_, release, err := e.layers.ensure(ctx, layers)
 	if err != nil {
-		return fmt.Errorf("prepare layers: %w", err)
+		return fmt.Errorf("prepare layers: %w", blame(ctx, err))
 	}
 	release()
 	return nil
 }
 
-func (e *Engine) enter() error {
+// enter begins a call that Close waits for and cuts short; leave ends it.
+func (e *Engine) enter(ctx context.Context) (_ context.Context, leave func(), err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closed {
-		return fmt.Errorf("container engine: %w", runtime.ErrClosed)
+		return nil, nil, fmt.Errorf("container engine: %w", runtime.ErrClosed)
 	}
 	e.busy.Add(1)
-	return nil
+	ctx, cancel := context.WithCancelCause(ctx)
+	go func() {
+		select {
+		case <-e.closing:
+			cancel(fmt.Errorf("container engine: %w", runtime.ErrClosed))
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() { cancel(nil); e.busy.Done() }, nil
+}
+
+// blame adds that the engine was closed to an error that came of it.
+func blame(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); errors.Is(cause, runtime.ErrClosed) {
+		return fmt.Errorf("%w: %w", cause, err)
+	}
+	return err
 }
 
 // Start starts a container and waits for its init to connect.
 func (e *Engine) Start(ctx context.Context, spec runtime.Spec) (runtime.Container, error) {
-	if err := e.enter(); err != nil {
+	ctx, leave, err := e.enter(ctx)
+	if err != nil {
 		return nil, err
 	}
-	defer e.busy.Done()
+	defer leave()
 	if err := e.check(&spec); err != nil {
 		return nil, fmt.Errorf("start container %s: %w", spec.ID, err)
 	}
-	e.mu.Lock()
-	if _, there := e.containers[spec.ID]; there {
-		e.mu.Unlock()
-		return nil, fmt.Errorf("start container %s: %w", spec.ID, runtime.ErrExists)
-	}
-	e.containers[spec.ID] = nil
-	e.mu.Unlock()
-	c, err := e.start(ctx, spec)
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if err != nil {
-		delete(e.containers, spec.ID)
+	if err := e.reserve(&spec); err != nil {
 		return nil, fmt.Errorf("start container %s: %w", spec.ID, err)
 	}
-	select {
-	case <-c.done: // it has removed itself from the table, or will
-		delete(e.containers, spec.ID)
-	default:
-		e.containers[spec.ID] = c
+	c, err := e.start(ctx, spec)
+	if err != nil {
+		e.forget(&spec)
+		return nil, fmt.Errorf("start container %s: %w", spec.ID, blame(ctx, err))
 	}
 	return c, nil
+}
+
+// reserve takes the name and the devices.
+func (e *Engine) reserve(s *runtime.Spec) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if _, there := e.containers[s.ID]; there {
+		return runtime.ErrExists
+	}
+	for i, g := range s.GPUs {
+		if by, held := e.gpus[g]; held {
+			return fmt.Errorf("device %s is held by container %s: %w", g, by, runtime.ErrNoResource)
+		}
+		if slices.Contains(s.GPUs[:i], g) {
+			return fmt.Errorf("device %s is asked for twice", g)
+		}
+	}
+	e.containers[s.ID] = nil
+	for _, g := range s.GPUs {
+		e.gpus[g] = s.ID
+	}
+	return nil
+}
+
+// forget gives both back, when nothing of the container is left.
+func (e *Engine) forget(s *runtime.Spec) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.containers, s.ID)
+	for _, g := range s.GPUs {
+		delete(e.gpus, g)
+	}
 }
 
 // check refuses what would only fail later, and fills in defaults.
@@ -280,7 +321,10 @@ func (e *Engine) Address(id string) (string, error) {
 func (e *Engine) Close() error {
 	e.mu.Lock()
 	again := e.closed
-	e.closed = true
+	if !again {
+		e.closed = true
+		close(e.closing)
+	}
 	e.mu.Unlock()
 	if again {
 		return nil

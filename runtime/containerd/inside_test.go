@@ -16,6 +16,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/beammesh/beammesh/runtime"
+	"github.com/beammesh/beammesh/runtime/gpu"
 	"github.com/beammesh/beammesh/runtime/runtimetest"
 )
 
@@ -113,32 +114,27 @@ func dnsServer(t *testing.T) string {
 }
 
 func TestDeviceEdits(t *testing.T) {
-	edits := func(gpus []string) (DeviceEdits, error) {
-		if gpus[0] != "gpu-1" {
-			return DeviceEdits{}, runtime.ErrNoResource
-		}
-		// /dev/fuse stands for the device: a node that containers do not get.
-		return DeviceEdits{Devices: []Device{{HostPath: "/dev/fuse"}, {HostPath: "/dev/loop-control", Path: "/dev/nvidia1"}},
-			Env: []string{"NVIDIA_VISIBLE_DEVICES=void"}, Mounts: []runtime.Mount{{Source: "/etc/hostname", Target: "/usr/lib/libcuda.so.1", ReadOnly: true}}}, nil
+	edits := func(_ context.Context, ids []string) (gpu.Edits, error) {
+		// The node of /dev/fuse stands for the device: containers do not get it.
+		return gpu.Edits{Devices: []gpu.DeviceNode{{Path: "/dev/nvidia1", Type: "c", Major: 10, Minor: 229, Access: "rw"}},
+			Env:    []string{"NVIDIA_VISIBLE_DEVICES=void"},
+			Mounts: []gpu.Mount{{Source: "/etc/hostname", Target: "/usr/lib/libcuda.so.1", Options: []string{"bind", "ro"}}}}, nil
 	}
 	e := newEngine(t, func(c *Config) { c.DeviceEdits = edits })
 	tg := target(e)
-	gpu := start(t, e, runtime.Spec{ID: "gpu", GPUs: []string{"gpu-1"}})
+	withGPU := start(t, e, runtime.Spec{ID: "gpu", GPUs: []string{"gpu-1"}})
 	cpu := start(t, e, runtime.Spec{ID: "cpu"})
-	if o := tg.Do(t, gpu, "ls", "/dev"); !strings.Contains(o.Stdout, "nvidia1") || !strings.Contains(o.Stdout, "fuse") {
-		t.Errorf("granted device is missing:\n%s", o.Stdout)
-	}
 	// Opened, but there is nothing to read without a mount.
-	if o := tg.Do(t, gpu, "cat", "/dev/fuse"); !strings.Contains(o.Stderr, "read /dev/fuse") {
+	if o := tg.Do(t, withGPU, "cat", "/dev/nvidia1"); !strings.Contains(o.Stderr, "read /dev/nvidia1") {
 		t.Errorf("open a granted device: %+v", o)
 	}
-	if o := tg.Do(t, gpu, "env", "NVIDIA_VISIBLE_DEVICES"); o.Stdout != "void" {
+	if o := tg.Do(t, withGPU, "env", "NVIDIA_VISIBLE_DEVICES"); o.Stdout != "void" {
 		t.Errorf("environment: %+v", o)
 	}
-	if o := tg.Do(t, cpu, "ls", "/dev"); strings.Contains(o.Stdout, "nvidia") || strings.Contains(o.Stdout, "fuse") {
+	if o := tg.Do(t, cpu, "ls", "/dev"); strings.Contains(o.Stdout, "nvidia") {
 		t.Errorf("a CPU job sees a device:\n%s", o.Stdout)
 	}
-	for id, n := range map[string]int{"gpu": 2, "cpu": 0} {
+	for id, n := range map[string]int{"gpu": 1, "cpu": 0} {
 		b, err := e.OCISpec(id)
 		if err != nil {
 			t.Fatal(err)
@@ -147,23 +143,42 @@ func TestDeviceEdits(t *testing.T) {
 		if err := json.Unmarshal(b, &s); err != nil {
 			t.Fatal(err)
 		}
-		// One rule denies all, one more allows each device.
-		if len(s.Linux.Devices) != 0 || len(s.Linux.Resources.Devices) != n+1 {
-			t.Errorf("%s: devices %+v, rules %+v", id, s.Linux.Devices, s.Linux.Resources.Devices)
-		}
 		edits := 0
 		for _, m := range s.Mounts {
-			if strings.Contains(m.Destination, "nvidia") || strings.Contains(m.Destination, "cuda") || strings.Contains(m.Destination, "fuse") {
+			if strings.Contains(m.Destination, "nvidia") || strings.Contains(m.Destination, "cuda") {
 				edits++
 			}
 		}
-		if want := min(n*2, n+1); edits != want { // and one library
-			t.Errorf("%s: mounts %+v", id, s.Mounts)
+		// One rule denies all, one more allows each device; a mount for the
+		// device and one for the library.
+		if len(s.Linux.Devices) != 0 || len(s.Linux.Resources.Devices) != n+1 || edits != 2*n {
+			t.Errorf("%s: rules %+v, mounts %+v", id, s.Linux.Resources.Devices, s.Mounts)
 		}
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), runtimetest.Patience)
 	defer cancel()
-	if _, err := e.Start(ctx, runtime.Spec{ID: "taken", Layers: base, GPUs: []string{"gpu-2"}}); !errors.Is(err, runtime.ErrNoResource) {
+	again := runtime.Spec{ID: "taken", Layers: base, GPUs: []string{"gpu-1"}}
+	if _, err := e.Start(ctx, again); !errors.Is(err, runtime.ErrNoResource) {
 		t.Errorf("device that is not free: %v, want ErrNoResource", err)
+	}
+	if err := withGPU.Stop(ctx, 0); err != nil {
+		t.Fatal(err)
+	}
+	start(t, e, again)
+}
+
+func TestSimulatedDevices(t *testing.T) {
+	inv, err := gpu.Simulated("H100:2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	devs, err := inv.List(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := newEngine(t, func(c *Config) { c.DeviceEdits = inv.Edits })
+	c := start(t, e, runtime.Spec{ID: "sim", GPUs: []string{devs[1].ID}})
+	if o := target(e).Do(t, c, "ls", "/dev"); !strings.Contains(o.Stdout, "nvidia1-simulated") || strings.Contains(o.Stdout, "nvidia0") {
+		t.Errorf("granted was the second device, /dev has\n%s", o.Stdout)
 	}
 }

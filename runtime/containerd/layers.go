@@ -124,8 +124,27 @@ func (s *layerStore) clean(ctx context.Context) error {
 			s.used[name] = t
 		}
 	}
-	if c, ok := s.sn.(snapshots.Cleaner); ok {
-		if err := c.Cleanup(ctx); err != nil && !errdefs.IsNotFound(err) {
+	return s.orphans(ctx)
+}
+
+// orphans removes folders that the snapshotter does not know: a process was
+// killed after it had made one and before that was recorded.
+func (s *layerStore) orphans(ctx context.Context) error {
+	c, ok := s.sn.(snapshots.Cleaner)
+	if !ok {
+		return nil
+	}
+	err := c.Cleanup(ctx)
+	if !errdefs.IsNotFound(err) {
+		return err
+	}
+	// Nothing was ever recorded, and in that state the snapshotter cannot clean.
+	l, err := os.ReadDir(s.snapshotDir())
+	if err != nil {
+		return err
+	}
+	for _, e := range l {
+		if err := os.RemoveAll(filepath.Join(s.snapshotDir(), e.Name())); err != nil {
 			return err
 		}
 	}

@@ -284,6 +284,30 @@ func TestLayersAfterPowerCut(t *testing.T) {
 	}
 }
 
+// TestLayersAfterKill: the snapshotter had made a folder and was killed before
+// it wrote that down.
+func TestLayersAfterKill(t *testing.T) {
+	w := testWriter(t)
+	for name, first := range map[string][]runtime.Layer{"nothing recorded": nil, "one recorded": chain("code")} {
+		dir := t.TempDir()
+		s := testLayers(t, dir, w, 0)
+		if first != nil {
+			ensureNow(t, s, first)
+		}
+		s.close()
+		orphan := filepath.Join(s.snapshotDir(), "7", "fs")
+		next := filepath.Join(s.snapshotDir(), fmt.Sprint(len(first)+2), "fs") // in the way
+		if err := errors.Join(os.MkdirAll(orphan, 0o755), os.MkdirAll(next, 0o755)); err != nil {
+			t.Fatal(err)
+		}
+		s = testLayers(t, dir, w, 0)
+		for i := range 8 {
+			ensureNow(t, s, chain(fmt.Sprintf("size-%s-%d", name, i)))
+		}
+		s.close()
+	}
+}
+
 func mustRead(t *testing.T, path string) []byte {
 	t.Helper()
 	b, err := os.ReadFile(path)

@@ -42,17 +42,25 @@ type slots struct {
 	next  int // numbers are used in turn: a stale connection finds nobody for long
 }
 
-func newSlots(c *Config, n *network.Network) *slots {
-	ctx, stop := context.WithCancel(context.Background())
+// newSlots makes one slot at once, so that a machine that cannot make any is
+// found out here and not by the first container.
+func newSlots(ctx context.Context, c *Config, n *network.Network) (*slots, error) {
+	fctx, stop := context.WithCancel(context.Background())
 	s := &slots{net: n, cfg: c, log: c.Log, ready: make(chan *slot, c.Spare), kick: make(chan struct{}, 1),
 		stop: stop, taken: make([]bool, c.Slots)}
-	s.kick <- struct{}{}
+	first, err := s.make(ctx)
+	if err != nil {
+		stop()
+		return nil, err
+	}
+	s.ready <- first
+	s.wake()
 	s.wg.Add(1)
 	go func() {
 		defer s.wg.Done()
-		s.fill(ctx)
+		s.fill(fctx)
 	}()
-	return s
+	return s, nil
 }
 
 // fill keeps ready full; a word on kick says that one was taken.

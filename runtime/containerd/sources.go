@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/beammesh/beammesh/runtime"
+	"github.com/beammesh/beammesh/runtime/gpu"
 )
 
 // Mounts that exist on the host while runc makes the container, for it to
@@ -45,17 +46,16 @@ func (c *container) mapMounts() ([]runtime.Mount, error) {
 	return out, nil
 }
 
-// deviceNode is a node on the host that is mounted into a container.
+// deviceNode is a device and a node of it on the host to mount from.
 type deviceNode struct {
-	source, target string
-	typ            string // "c" or "b"
-	major, minor   int64
+	gpu.DeviceNode
+	source string
 }
 
 // makeDevices makes copies of device nodes that everybody may open. The host's
 // own often belong to a group, which is nobody in the container; whether the
 // device can be used is the cgroup's decision.
-func (c *container) makeDevices(devices []Device) ([]deviceNode, error) {
+func (c *container) makeDevices(devices []gpu.DeviceNode) ([]deviceNode, error) {
 	if len(devices) == 0 {
 		return nil, nil
 	}
@@ -70,24 +70,16 @@ func (c *container) makeDevices(devices []Device) ([]deviceNode, error) {
 	c.sources = append(c.sources, dir)
 	var out []deviceNode
 	for i, d := range devices {
-		var st unix.Stat_t
-		if err := unix.Stat(d.HostPath, &st); err != nil {
-			return nil, fmt.Errorf("device %s: %w", d.HostPath, err)
+		n := deviceNode{DeviceNode: d, source: filepath.Join(dir, fmt.Sprint(i))}
+		mode := map[string]uint32{"c": unix.S_IFCHR, "b": unix.S_IFBLK}[d.Type]
+		if mode == 0 || d.Major == 0 {
+			return nil, fmt.Errorf("device %s: type %q, number %d:%d", d.Path, d.Type, d.Major, d.Minor)
 		}
-		n := deviceNode{source: filepath.Join(dir, fmt.Sprint(i)), target: d.Path,
-			typ:   map[uint32]string{unix.S_IFCHR: "c", unix.S_IFBLK: "b"}[st.Mode&unix.S_IFMT],
-			major: int64(unix.Major(uint64(st.Rdev))), minor: int64(unix.Minor(uint64(st.Rdev)))}
-		if n.typ == "" {
-			return nil, fmt.Errorf("device %s: not a device node", d.HostPath)
-		}
-		if n.target == "" {
-			n.target = d.HostPath
-		}
-		if err := unix.Mknod(n.source, st.Mode&unix.S_IFMT|0o666, int(st.Rdev)); err != nil {
-			return nil, fmt.Errorf("device %s: %w", d.HostPath, err)
+		if err := unix.Mknod(n.source, mode|0o666, int(unix.Mkdev(uint32(d.Major), uint32(d.Minor)))); err != nil {
+			return nil, fmt.Errorf("device %s: %w", d.Path, err)
 		}
 		if err := os.Chmod(n.source, 0o666); err != nil { // whatever the umask
-			return nil, fmt.Errorf("device %s: %w", d.HostPath, err)
+			return nil, fmt.Errorf("device %s: %w", d.Path, err)
 		}
 		out = append(out, n)
 	}

@@ -21,10 +21,11 @@ import (
 // Sweep ends the containers that keep does not name and removes what failed
 // removals left.
 func (e *Engine) Sweep(ctx context.Context, keep []string) error {
-	if err := e.enter(); err != nil {
+	ctx, leave, err := e.enter(ctx)
+	if err != nil {
 		return err
 	}
-	defer e.busy.Done()
+	defer leave()
 	errs := []error{e.stopAll(ctx, keep)}
 	parent := e.cgroups.Group(e.cfg.CgroupParent)
 	left := parent.Children()

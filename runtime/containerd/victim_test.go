@@ -218,6 +218,32 @@ func TestOneEngineForAFolder(t *testing.T) {
 	}
 }
 
+func TestCloseCutsShort(t *testing.T) {
+	e := newEngine(t, nil)
+	w := e.cfg.LayerWriter.(*layerWriter)
+	w.hold = make(chan struct{}) // never closed
+	errc := make(chan error, 1)
+	go func() {
+		_, err := e.Start(context.Background(), runtime.Spec{ID: "slow", Layers: []runtime.Layer{{Root: "slow"}}})
+		errc <- err
+	}()
+	waitWaiters(t, e.layers, 1)
+	c := start(t, e, runtime.Spec{ID: "running"})
+	if err := e.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-errc; !errors.Is(err, runtime.ErrClosed) {
+		t.Errorf("Start during Close: %v, want ErrClosed", err)
+	}
+	runtimetest.WaitFor(t, "running container", c.Done())
+	if _, err := e.Start(context.Background(), runtime.Spec{ID: "late", Layers: base}); !errors.Is(err, runtime.ErrClosed) {
+		t.Errorf("Start after Close: %v, want ErrClosed", err)
+	}
+	if left := footprint(t, &e.cfg); len(left) > 0 {
+		t.Errorf("left after Close:\n%s", strings.Join(left, "\n"))
+	}
+}
+
 func TestTwoEngines(t *testing.T) {
 	a := newEngine(t, nil)
 	b := newEngine(t, func(c *Config) { c.Name = "engtst2" })

@@ -37,12 +37,9 @@ func (n *Network) makeBridge() error {
 	for file, v := range map[string]string{
 		"net/ipv4/ip_forward":                     "1",
 		"net/ipv6/conf/" + name + "/disable_ipv6": "1",
-		// Answers of the internet arrive on another device than the bridge's
-		// address suggests; strict filtering of the distribution may stay for
-		// the other devices.
-		"net/ipv4/conf/" + name + "/rp_filter": "1",
+		"net/ipv4/conf/" + name + "/rp_filter":    "1", // no packets with an address of elsewhere
 	} {
-		if err := os.WriteFile("/proc/sys/"+file, []byte(v), 0); err != nil && !errors.Is(err, os.ErrNotExist) {
+		if err := setSysctl(file, v); err != nil {
 			return fmt.Errorf("make bridge %s: %w", name, err)
 		}
 	}
@@ -78,6 +75,20 @@ func (n *Network) makeBridge() error {
 		return nil
 	}
 	return fmt.Errorf("choose subnet: other nodes took each one tried of %v", n.cfg.Subnets)
+}
+
+// setSysctl writes a setting of the thread's network namespace, unless it is
+// so already: /proc/sys may be read-only. A kernel without it is as good.
+func setSysctl(file, v string) error {
+	path := "/proc/sys/" + file
+	old, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) || err == nil && strings.TrimSpace(string(old)) == v {
+		return nil
+	}
+	if err := os.WriteFile(path, []byte(v), 0); err != nil {
+		return fmt.Errorf("set %s to %s: %w", file, v, err)
+	}
+	return nil
 }
 
 // freeSubnet picks the first subnet of the given size that overlaps nothing

@@ -191,9 +191,7 @@ func (n *Network) setUp(host string, p *userns.Pair, addr netip.Addr) error {
 			"net/ipv4/ping_group_range":           "0 65535", // ping without a raw socket
 			"net/ipv4/ip_unprivileged_port_start": "0",
 		} {
-			// /proc/sys/net shows the namespace of the thread that opens it.
-			err := os.WriteFile("/proc/sys/"+file, []byte(v), 0)
-			if err != nil && !errors.Is(err, os.ErrNotExist) { // kernel without IPv6
+			if err := setSysctl(file, v); err != nil {
 				return err
 			}
 		}
