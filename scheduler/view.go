@@ -289,6 +289,26 @@ func (v *View) Advert(id NodeID) (a Advert, up bool) {
 	return n.advert, n.down == ""
 }
 
+// Effective is a node's capacity as far as this owner may take it: the last
+// advert, less what was asked and not answered yet. The slices must not be
+// written to.
+func (v *View) Effective(id NodeID) (c Capacity, up bool) {
+	n := v.nodes[id]
+	if n == nil {
+		return Capacity{}, false
+	}
+	return n.eff, n.down == ""
+}
+
+// Nodes lists the ids of all known nodes in canonical order.
+func (v *View) Nodes() []NodeID {
+	ids := make([]NodeID, len(v.order))
+	for i, n := range v.order {
+		ids[i] = n.advert.Node
+	}
+	return ids
+}
+
 // SourceOf says how a node was first found.
 func (v *View) SourceOf(id NodeID) Source {
 	if n := v.nodes[id]; n != nil {

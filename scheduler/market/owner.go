@@ -143,6 +143,9 @@ func NewOwner(cfg OwnerConfig) *Owner {
 	return o
 }
 
+// ID is who this owner is.
+func (o *Owner) ID() OwnerID { return o.cfg.ID }
+
 // View is the owner's picture of the mesh, to be read only.
 func (o *Owner) View() *scheduler.View { return o.view }
 

@@ -255,7 +255,7 @@ func (w *world) run(line string) {
 			for _, l := range n.Worker.Leases() {
 				parts = append(parts, fmt.Sprintf("%s%v", l.Lease, l.Grant.Devices))
 			}
-			free := n.Worker.Advert().Capacity.Free
+			free := n.Worker.Capacity().Free
 			w.printf("%s: %s and %s free; %s", n.ID, scheduler.Cores(free.CPUMillis), scheduler.Size(free.MemoryMiB), strings.Join(parts, " "))
 		}
 	default:

@@ -32,7 +32,7 @@ type Worker struct {
 
 	drain    bool
 	holdSeq  uint64
-	shown    bool // others saw an advert in which a hold counts as used
+	shown    bool // somebody saw an advert in which another's hold counts as used
 	gossip   bool // this Step must end in AdvertChanged
 	out      []WorkerAction
 	history  []decision // ring
@@ -153,9 +153,29 @@ func (w *Worker) allocate(d *scheduler.Demand) (scheduler.Grant, bool) {
 	return g, ok
 }
 
-// Advert is what this node would say of itself now. The slices are copies.
+// Advert is what this node would say of itself now. The slices are copies. If it
+// shows what is only held, an AdvertChanged follows when the hold is over.
 func (w *Worker) Advert() scheduler.Advert {
+	w.shown = w.shown || len(w.holds) > 0
+	return w.advert()
+}
+
+// Capacity is the same for looking at, not for telling others.
+func (w *Worker) Capacity() scheduler.Capacity { return w.cur.Clone() }
+
+func (w *Worker) advert() scheduler.Advert {
 	return scheduler.Advert{Node: w.cfg.Node, Name: w.cfg.Name, Boot: w.cfg.Boot, Seq: w.seq, Capacity: w.cur.Clone()}
+}
+
+// advertTo is the advert that goes with an answer. When it shows what is held
+// for others, the end of those holds must be told too.
+func (w *Worker) advertTo(owner OwnerID) scheduler.Advert {
+	for _, h := range w.holds {
+		if h.owner.Peer != owner.Peer {
+			w.shown = true
+		}
+	}
+	return w.advert()
 }
 
 // Step takes one event and returns what the shell has to do, in order. The
@@ -205,7 +225,7 @@ func (w *Worker) Step(now time.Duration, ev WorkerEvent) []WorkerAction {
 	w.pull(now)
 	if w.gossip {
 		w.shown = len(w.holds) > 0
-		w.emit(AdvertChanged{w.Advert()})
+		w.emit(AdvertChanged{w.advert()})
 	}
 	return w.out
 }

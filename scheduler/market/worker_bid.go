@@ -14,7 +14,7 @@ func (w *Worker) ask(now time.Duration, a Ask) {
 	reply := AskReply{Offer: a.Offer, Round: a.Round, Node: w.cfg.Node}
 	if i := slices.IndexFunc(w.holds, func(h *hold) bool { return h.owner.Peer == a.Owner.Peer && h.offer == a.Offer }); i >= 0 {
 		if h := w.holds[i]; h.round == a.Round && h.owner == a.Owner {
-			reply.Hold, reply.HoldFor, reply.Advert = h.id, h.until-now, w.Advert()
+			reply.Hold, reply.HoldFor, reply.Advert = h.id, h.until-now, w.advertTo(a.Owner)
 			w.emit(ReplyAsk{a.Owner, reply})
 			return
 		}
@@ -34,9 +34,8 @@ func (w *Worker) ask(now time.Duration, a Ask) {
 		}
 		reply.Refusals = scheduler.Feasible(&a.Demand, &w.cur)
 		w.note(now, a.Offer, "refused %s: %s", a.Owner.Peer, reasons(reply.Refusals))
-		w.shown = w.shown || len(w.holds) > 0
 	}
-	reply.Advert = w.Advert()
+	reply.Advert = w.advertTo(a.Owner)
 	w.emit(ReplyAsk{a.Owner, reply})
 }
 
@@ -73,6 +72,7 @@ func (w *Worker) expireHolds(now time.Duration) {
 		}
 		w.note(now, h.offer, "hold for %s lapsed", h.owner.Peer)
 		w.dropHold(i)
+		w.gossip = true // its owner believes in it until it is told
 	}
 }
 
@@ -172,7 +172,7 @@ func (w *Worker) pull(now time.Duration) {
 		o.hold = h.id
 		out++
 		w.emit(SendPull{h.owner, Pull{
-			Owner: h.owner, Shape: h.shape, Node: w.cfg.Node, Hold: h.id, HoldFor: w.cfg.HoldFor, Advert: w.Advert(),
+			Owner: h.owner, Shape: h.shape, Node: w.cfg.Node, Hold: h.id, HoldFor: w.cfg.HoldFor, Advert: w.advertTo(h.owner),
 		}})
 	}
 }

@@ -22,7 +22,7 @@ func (w *Worker) award(now time.Duration, a Award) {
 	w.sawOwner(now, a.Owner)
 	reply := AwardReply{Offer: a.Offer, Lease: a.Lease, Node: w.cfg.Node}
 	if l := w.leases[a.Lease]; l != nil && l.Owner.Peer == a.Owner.Peer && l.Fence == a.Fence {
-		reply.OK, reply.Grant, reply.Advert = true, l.grant, w.Advert()
+		reply.OK, reply.Grant, reply.Advert = true, l.grant, w.advertTo(a.Owner)
 		w.emit(ReplyAward{a.Owner, reply})
 		return
 	}
@@ -54,7 +54,7 @@ func (w *Worker) award(now time.Duration, a Award) {
 	} else {
 		w.note(now, a.Offer, "refused award %s: %s", a.Lease, reasons(reply.Refusals))
 	}
-	reply.Advert = w.Advert()
+	reply.Advert = w.advertTo(a.Owner)
 	w.emit(ReplyAward{a.Owner, reply})
 }
 
@@ -137,7 +137,7 @@ func (w *Worker) release(now time.Duration, r Release) {
 		}
 		w.fences.put(r.Owner.Peer, r.Offer, r.Fence)
 	}
-	w.emit(ReplyRelease{r.Owner, ReleaseReply{Node: w.cfg.Node, Advert: w.Advert()}})
+	w.emit(ReplyRelease{r.Owner, ReleaseReply{Node: w.cfg.Node, Advert: w.advertTo(r.Owner)}})
 }
 
 // restore takes a lease over from an earlier life of this node. It counts even
@@ -190,7 +190,7 @@ func (w *Worker) leaseDone(now time.Duration, e LeaseDone) {
 	}
 	msg := Ended{
 		Owner: l.Owner, Node: w.cfg.Node, Offer: l.Offer, Lease: l.Lease, Fence: l.Fence,
-		Reason: why, Detail: clip(e.Detail), Advert: w.Advert(),
+		Reason: why, Detail: clip(e.Detail), Advert: w.advertTo(l.Owner),
 	}
 	if len(w.ended) >= w.cfg.MaxLeases {
 		w.ended = slices.Delete(w.ended, 0, 1) // its owner will learn it from the lease's expiry

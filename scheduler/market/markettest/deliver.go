@@ -97,7 +97,11 @@ func (s *Sim) handle(e event) {
 		s.stepOwner(n, market.Tick{})
 		s.stepWorker(n, market.Tick{})
 	case evGossip:
+		if e.at != n.gossipAt {
+			return // sent earlier, because something changed
+		}
 		n.gossipAt, n.lastSent = 0, s.now
+		s.heartbeat(n)
 		a := n.Worker.Advert()
 		for _, m := range s.order {
 			if m != n && m.Up {
@@ -113,8 +117,8 @@ func (s *Sim) handle(e event) {
 			s.stepWorker(n, market.LeaseDone{Lease: e.lease, Reason: e.reason})
 		}
 	case evDown:
-		if gone := s.nodes[e.from]; gone.Up && gone.epoch == e.fromEpoch {
-			return
+		if gone := s.nodes[e.from]; gone.Up || gone.epoch != e.fromEpoch {
+			return // it was noticed when the node came back
 		}
 		s.stepOwner(n, market.NodeDown{Node: e.from, Reason: "connection broke"})
 		s.stepWorker(n, market.OwnerDown{Peer: e.from})
@@ -299,9 +303,10 @@ func (s *Sim) workerAction(n *Node, a market.WorkerAction) {
 	case market.AdvertChanged:
 		// A node knows its own worker at once.
 		s.push(s.now, event{kind: evMessage, to: n, epoch: n.epoch, msg: market.AdvertSeen{Advert: a.Advert, Source: scheduler.SourceSelf}})
-		if !s.cfg.NoGossip && n.gossipAt == 0 {
-			n.gossipAt = max(s.now, n.lastSent+s.cfg.GossipEvery) + 1
-			s.push(n.gossipAt, event{kind: evGossip, to: n, epoch: n.epoch})
+		at := max(s.now, n.lastSent+s.cfg.GossipEvery) + 1
+		if !s.cfg.NoGossip && (n.gossipAt == 0 || at < n.gossipAt) {
+			n.gossipAt = at
+			s.push(at, event{kind: evGossip, to: n, epoch: n.epoch})
 		}
 	}
 }

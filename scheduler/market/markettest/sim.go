@@ -34,8 +34,9 @@ type Config struct {
 	// GossipEvery is how often a node's advert reaches the others after a change:
 	// the staleness of views. 0 = at once (after Latency).
 	GossipEvery time.Duration
-	NoGossip    bool // adverts and open offers are lost
-	NoDHT       bool // Discover finds nothing
+	Heartbeat   time.Duration // gossip the advert this often even when it did not change; 0 = never
+	NoGossip    bool          // adverts and open offers are lost
+	NoDHT       bool          // Discover finds nothing
 	DHTDelay    time.Duration
 	StartTime   time.Duration // of a container
 	StopTime    time.Duration
@@ -168,13 +169,26 @@ func (s *Sim) boot(n *Node) {
 	n.Up, n.running, n.wakeAt = true, map[market.LeaseID]bool{}, 0
 	s.trace("%s is up: %s", n.ID, describeCapacity(n.capacity))
 	s.stepOwner(n, market.AdvertSeen{Advert: n.Worker.Advert(), Source: scheduler.SourceSelf})
+	n.gossipAt = 0
+	s.heartbeat(n)
 	for _, m := range s.order {
 		if m == n || !m.Up || s.cfg.Filter != nil && s.cfg.Filter(n.ID, m.ID, Hello{}) != Deliver {
 			continue
 		}
+		if n.epoch > 1 { // its old connection is noticed to be gone, at the latest now
+			s.stepOwner(m, market.NodeDown{Node: n.ID, Reason: "restarted"})
+			s.stepWorker(m, market.OwnerDown{Peer: n.ID})
+		}
 		s.stepOwner(n, market.AdvertSeen{Advert: m.Worker.Advert(), Source: scheduler.SourceHello})
 		s.stepOwner(m, market.AdvertSeen{Advert: n.Worker.Advert(), Source: scheduler.SourceHello})
 		s.stepWorker(m, market.OwnerUp{Peer: n.ID})
+	}
+}
+
+func (s *Sim) heartbeat(n *Node) {
+	if s.cfg.Heartbeat > 0 && !s.cfg.NoGossip && n.gossipAt == 0 {
+		n.gossipAt = s.now + s.cfg.Heartbeat
+		s.push(n.gossipAt, event{kind: evGossip, to: n, epoch: n.epoch})
 	}
 }
 
@@ -237,11 +251,10 @@ func stamp(d time.Duration) string {
 	return fmt.Sprintf("%d.%03ds", ms/1000, ms%1000)
 }
 
-// Check looks at a worker's books: what it granted must fit the machine, and
-// what it advertises as free must be exactly the rest when nothing is held.
+// check looks at a worker's books: what it granted must fit the machine, and what
+// it calls free must be within the rest.
 func (s *Sim) check(n *Node) {
-	adv := n.Worker.Advert()
-	total := adv.Capacity.Total
+	c := n.Worker.Capacity()
 	var cpu, mem, disk int64
 	milli := map[string]int64{}
 	for _, l := range n.Worker.Leases() {
@@ -255,19 +268,18 @@ func (s *Sim) check(n *Node) {
 	bad := func(format string, args ...any) {
 		s.Violations = append(s.Violations, fmt.Sprintf("%s at %s: ", n.ID, stamp(s.now))+fmt.Sprintf(format, args...))
 	}
-	if cpu > total.CPUMillis || mem > total.MemoryMiB || disk > total.DiskMiB {
-		bad("granted %d/%d cpu, %d/%d memory, %d/%d disk", cpu, total.CPUMillis, mem, total.MemoryMiB, disk, total.DiskMiB)
+	if cpu > c.Total.CPUMillis || mem > c.Total.MemoryMiB || disk > c.Total.DiskMiB {
+		bad("granted %d cpu, %d memory, %d disk of %+v", cpu, mem, disk, c.Total)
 	}
-	free := adv.Capacity.Free
-	if free.CPUMillis > total.CPUMillis-cpu || free.MemoryMiB > total.MemoryMiB-mem || free.DiskMiB > total.DiskMiB-disk {
-		bad("advertises more than is free: %+v of %+v", free, total)
+	if c.Free.CPUMillis > c.Total.CPUMillis-cpu || c.Free.MemoryMiB > c.Total.MemoryMiB-mem || c.Free.DiskMiB > c.Total.DiskMiB-disk {
+		bad("calls more free than there is: %+v of %+v", c.Free, c.Total)
 	}
-	for _, d := range adv.Capacity.Devices {
+	for _, d := range c.Devices {
 		if milli[d.ID] > scheduler.GPUExclusive || d.FreeMilli > scheduler.GPUExclusive-milli[d.ID] {
 			bad("device %s: %d/1000 granted, %d free", d.ID, milli[d.ID], d.FreeMilli)
 		}
 	}
-	if err := adv.Validate(); err != nil {
-		bad("advert: %v", err)
+	if a := (scheduler.Advert{Node: n.ID, Capacity: c}); a.Validate() != nil {
+		bad("advert: %v", a.Validate())
 	}
 }
