@@ -311,17 +311,17 @@ func (g *gate) closePeer(p mesh.PeerID) {
 	}
 }
 
-// gater refuses denied peers before they cost anything.
+// gater keeps us from dialling denied peers. One that dials us is turned away
+// in hello, where it can be told why.
 type gater struct{ m *Mesh }
 
-func (g gater) allowed(p peer.ID) bool {
+func (g gater) InterceptPeerDial(p peer.ID) bool {
 	_, denied := g.m.cfg.Deny(mesh.PeerID(p.String()))
 	return !denied
 }
-func (g gater) InterceptPeerDial(p peer.ID) bool             { return g.allowed(p) }
 func (g gater) InterceptAddrDial(peer.ID, ma.Multiaddr) bool { return true }
 func (g gater) InterceptAccept(network.ConnMultiaddrs) bool  { return true }
-func (g gater) InterceptSecured(_ network.Direction, p peer.ID, _ network.ConnMultiaddrs) bool {
-	return g.allowed(p)
+func (g gater) InterceptSecured(network.Direction, peer.ID, network.ConnMultiaddrs) bool {
+	return true
 }
 func (g gater) InterceptUpgraded(network.Conn) (bool, control.DisconnectReason) { return true, 0 }

@@ -262,7 +262,7 @@ func (m *Mesh) livesElsewhere(l *link, boot string) (where string, twice bool) {
 		stale = append(stale, o)
 	}
 	if len(stale) > 0 {
-		m.table.down(l.peer, "the node restarted", m.cfg.Clock())
+		m.table.down(l.peer, restarted, m.cfg.Clock())
 		for _, o := range stale {
 			m.gate.drop(o.conn)
 			o.conn.Close()

@@ -69,12 +69,19 @@ func (t *table) touchDial() {
 	}
 }
 
-// up marks m connected and tells the watchers, once per connection period.
+// up marks m connected and tells the watchers, once per connection period. A
+// new boot id is a new period: whatever ran in the old process is gone.
 func (t *table) up(m mesh.Member) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	r := t.rowLocked(m.ID)
 	was := r.m.Connected
+	if was && r.m.BootID != m.BootID {
+		gone := clone(r.m)
+		gone.Connected, gone.Path = false, mesh.PathNone
+		t.emitLocked(mesh.Event{Type: mesh.MemberDown, Member: gone, Reason: restarted})
+		was = false
+	}
 	m.Addrs = mergeAddrs(m.Addrs, r.m.Addrs)
 	if m.RTT == 0 {
 		m.RTT = r.m.RTT
@@ -85,6 +92,8 @@ func (t *table) up(m mesh.Member) {
 	}
 	t.touch()
 }
+
+const restarted = "the node restarted"
 
 // down marks a member disconnected; the first re-dial is due after minBackoff.
 func (t *table) down(id mesh.PeerID, reason string, now time.Time) {
