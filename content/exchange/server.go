@@ -62,8 +62,9 @@ func NewServer(store content.Blocks, o ServerOptions) *Server {
 // Metrics copies the counters.
 func (s *Server) Metrics() Metrics { return s.count.metrics() }
 
-// Serve answers requests on rw until the peer closes it, it breaks a rule or
-// ctx ends; it closes rw and leaves no goroutine. A clean end gives nil.
+// Serve answers requests on rw until the peer closes it (answers still to come
+// are dropped then), breaks a rule or ctx ends; it closes rw and leaves no
+// goroutine. A clean end gives nil.
 func (s *Server) Serve(ctx context.Context, peer string, rw io.ReadWriteCloser) error {
 	defer rw.Close()
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -83,32 +84,27 @@ func (s *Server) Serve(ctx context.Context, peer string, rw io.ReadWriteCloser) 
 	}
 	defer s.leave(peer)
 
-	written := make(chan error, 1)
+	written := make(chan struct{})
 	go func() {
-		err := st.writeAll(ctx)
-		if err != nil { // end the reader too; a finished writer leaves that to the peer
-			cancel(err)
-		}
-		written <- err
+		defer close(written)
+		cancel(st.writeAll(ctx))
 	}()
 	err := st.readAll()
-	if errors.Is(err, errProtocol) {
-		cancel(err)
-	}
-	st.finish()
-	werr := <-written
-	if errors.Is(err, errProtocol) {
+	cancel(err) // the first of the two to end gives the reason
+	<-written
+	switch err := context.Cause(ctx); {
+	case errors.Is(err, errPeerClosed):
+		return nil
+	case errors.Is(err, errProtocol):
 		s.o.Log.Warn("block stream broke a rule", "peer", peer, "err", err)
 		return err
+	default:
+		return err
 	}
-	if err == nil {
-		err = werr
-	}
-	if cause := context.Cause(ctx); err != nil && cause != nil {
-		err = cause // why the stream was closed under the reader's or writer's feet
-	}
-	return err
 }
+
+// errPeerClosed is the clean end of a stream.
+var errPeerClosed = errors.New("peer closed the stream")
 
 // admit counts a stream in, or says why not.
 func (s *Server) admit(peer string) error {
@@ -149,7 +145,6 @@ type stream struct {
 	count  int   // digests in queue
 	credit int64 // block bytes that may be sent
 	window int64
-	closed bool // no more wants: the writer ends when the queue is empty
 }
 
 // queued is a want with its next digest to answer.
@@ -166,14 +161,7 @@ func (st *stream) signal() {
 	}
 }
 
-func (st *stream) finish() {
-	st.mu.Lock()
-	st.closed = true
-	st.mu.Unlock()
-	st.signal()
-}
-
-// readAll takes frames until the peer has closed its side.
+// readAll takes frames until the stream ends; the error is never nil.
 func (st *stream) readAll() error {
 	r := bufio.NewReaderSize(st.rw, 16<<10)
 	var buf []byte
@@ -181,7 +169,7 @@ func (st *stream) readAll() error {
 	for {
 		kind, n, err := readHeader(r)
 		if errors.Is(err, io.EOF) {
-			return nil
+			return errPeerClosed
 		}
 		if err != nil {
 			return err
@@ -251,7 +239,7 @@ func (st *stream) want(body []byte) error {
 }
 
 // next takes a digest of the most urgent want, the oldest among equals.
-func (st *stream) next() (q *queued, index int, done bool) {
+func (st *stream) next() (q *queued, index int) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	best := -1
@@ -261,7 +249,7 @@ func (st *stream) next() (q *queued, index int, done bool) {
 		}
 	}
 	if best < 0 {
-		return nil, 0, st.closed
+		return nil, 0
 	}
 	q = st.queue[best]
 	index = q.next
@@ -269,7 +257,7 @@ func (st *stream) next() (q *queued, index int, done bool) {
 		st.queue = append(st.queue[:best], st.queue[best+1:]...)
 	}
 	st.count--
-	return q, index, false
+	return q, index
 }
 
 // pay takes n bytes of credit if there are so many.
@@ -283,14 +271,11 @@ func (st *stream) pay(n int) bool {
 	return true
 }
 
-// writeAll answers wants until the peer wants no more.
+// writeAll answers wants until the stream ends; the error is never nil.
 func (st *stream) writeAll(ctx context.Context) error {
 	var buf []byte
 	for {
-		q, index, done := st.next()
-		if done {
-			return st.w.Flush()
-		}
+		q, index := st.next()
 		if q == nil {
 			if err := st.sleep(ctx); err != nil {
 				return err
@@ -333,9 +318,6 @@ func (st *stream) answer(ctx context.Context, q *queued, index int, buf []byte) 
 		return buf, err
 	}
 	for !st.pay(len(data)) {
-		if st.isClosed() { // who asks for no more and gives no credit is gone
-			return data, io.ErrClosedPipe
-		}
 		if err := st.sleep(ctx); err != nil {
 			return data, err
 		}
@@ -348,12 +330,6 @@ func (st *stream) answer(ctx context.Context, q *queued, index int, buf []byte) 
 	}
 	st.s.count.add(st.peer, PeerCounters{BlocksOut: 1, BytesOut: int64(len(data))})
 	return data, nil
-}
-
-func (st *stream) isClosed() bool {
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	return st.closed
 }
 
 // read gives the block, from the store that verifies it as it reads.
