@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
@@ -487,6 +488,24 @@ func TestDownAfterUpWasKilled(t *testing.T) {
 			nothingLeft(t, root)
 		})
 	}
+	t.Run("anywhere", func(t *testing.T) {
+		for round := range 8 {
+			root := filepath.Join(t.TempDir(), "dev")
+			cmd := exec.Command(os.Args[0], "up-and-die", root, "no such line")
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			// The whole takes about half a second here; where the kill falls is
+			// left to chance, the clean-up must not care.
+			time.Sleep(time.Duration(rand.IntN(100)+round*60) * time.Millisecond)
+			_ = cmd.Process.Kill()
+			_ = cmd.Wait()
+			if err := Down(testCtx(t), DownOptions{Root: root, Now: round%2 == 0}, nil); err != nil {
+				t.Fatalf("round %d: %v", round, err)
+			}
+			nothingLeft(t, root)
+		}
+	})
 	t.Run("processes that no pid tells of", func(t *testing.T) {
 		m := up(t, Options{Nodes: 2})
 		// As if the crash came between the start and its record.

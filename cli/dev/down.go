@@ -53,6 +53,7 @@ func Down(ctx context.Context, o DownOptions, ui UI) error {
 	defer unlock()
 	m, err := Load(o.Root)
 	if fault.CodeOf(err) == fault.NotFound {
+		removeRoot(o.Root) // an Up that was killed before it made anything
 		ui.say("no dev mesh is up")
 		return nil
 	}
@@ -102,8 +103,7 @@ func (m *Mesh) remove(ctx context.Context, o DownOptions, ui UI) error {
 	if err := errors.Join(os.Remove(statePath(m.Root)), os.RemoveAll(statePath(m.Root)+".new")); err != nil {
 		return fault.Wrap(fault.Internal, err, "remove the dev mesh's state", "")
 	}
-	_ = os.Remove(m.Root) // stays when something else is in it
-	_ = os.Remove(m.Root + ".lock")
+	removeRoot(m.Root)
 	ui.say("the dev mesh is gone: processes, namespaces, links, rules, cgroups, mounts, folders")
 	return nil
 }

@@ -174,14 +174,29 @@ func lockRoot(root string) (unlock func(), err error) {
 	if err := os.MkdirAll(root, 0o700); err != nil {
 		return nil, fault.Wrap(fault.Internal, err, "make folder "+root, "run it as root, or give another --dir")
 	}
-	path := root + ".lock" // beside the folder, which Down removes
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, fault.Wrap(fault.Internal, err, "open "+path, "")
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	path := root + ".lock" // beside the folder, because Down removes that
+	for {
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+		if err != nil {
+			return nil, fault.Wrap(fault.Internal, err, "open "+path, "")
+		}
+		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+			_ = f.Close()
+			return nil, fault.Wrap(fault.Conflict, err, "another command works on the dev mesh in "+root, "wait until it is done")
+		}
+		// Down removes the file at its end: a lock on the removed one is none.
+		ours, err1 := f.Stat()
+		now, err2 := os.Stat(path)
+		if err1 == nil && err2 == nil && os.SameFile(ours, now) {
+			return func() { _ = f.Close() }, nil
+		}
 		_ = f.Close()
-		return nil, fault.Wrap(fault.Conflict, err, "another command works on the dev mesh in "+root, "wait until it is done")
 	}
-	return func() { _ = f.Close() }, nil
+}
+
+// removeRoot removes the folder and its lock, unless something else lies in it.
+func removeRoot(root string) {
+	if os.Remove(root) == nil {
+		_ = os.Remove(root + ".lock")
+	}
 }

@@ -31,14 +31,15 @@ func (r Record) MarshalJSON() ([]byte, error) {
 	return json.Marshal(w)
 }
 
-// UnmarshalJSON refuses kinds that this version does not know.
+// UnmarshalJSON leaves Body nil for a kind that this version does not know: a
+// newer voter may send one to a watch of everything.
 func (r *Record) UnmarshalJSON(b []byte) error {
 	var w wireRecord
 	if err := json.Unmarshal(b, &w); err != nil {
 		return err
 	}
 	*r = Record{Key: w.Key, Revision: w.Revision, Created: fromMillis(w.Created), Changed: fromMillis(w.Changed)}
-	if len(w.Body) == 0 {
+	if len(w.Body) == 0 || !w.Kind.known() {
 		return nil
 	}
 	var err error

@@ -71,7 +71,7 @@ type Record struct {
 	Revision uint64    // of the change that made it what it is; never 0
 	Created  time.Time // leader's clock, UTC
 	Changed  time.Time // leader's clock, UTC
-	Body     Body
+	Body     Body      // nil: of a kind that only newer versions know
 }
 
 // Answer is a record and where it came from.

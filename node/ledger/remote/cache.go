@@ -110,6 +110,9 @@ func (c *cache) put(records ...ledger.Record) {
 	mode := pebble.NoSync
 	now := c.now()
 	for _, r := range records {
+		if r.Body == nil {
+			continue // what we cannot read we cannot keep whole
+		}
 		el := c.index[r.Key]
 		if el != nil && el.Value.(*copied).revision > r.Revision {
 			continue
