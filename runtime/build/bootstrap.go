@@ -106,14 +106,13 @@ func Bootstrap(ctx context.Context, c BaseConfig, report func(Progress)) error {
 	if err != nil {
 		return fmt.Errorf("bootstrap %s: %w", c.Suite, err)
 	}
-	p := newParser(report)
-	err = mmdebstrap(ctx, tool, c.Suite, part, src, p)
+	err = mmdebstrap(ctx, tool, c.Suite, part, src, newParser(report))
 	var failed *toolError
 	if errors.As(err, &failed) && len(src) > 1 && ctx.Err() == nil {
 		// Old suites lose their updates and security archives, and a mirror
 		// may not carry them.
 		if err = os.RemoveAll(part); err == nil {
-			err = mmdebstrap(ctx, tool, c.Suite, part, src[:1], p)
+			err = mmdebstrap(ctx, tool, c.Suite, part, src[:1], newParser(report))
 		}
 	}
 	if errors.As(err, &failed) {

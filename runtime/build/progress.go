@@ -30,7 +30,11 @@ type parser struct {
 	pkgs, want int64 // dpkg steps done and to do: unpack and set up
 }
 
-func newParser(report func(Progress)) *parser { return &parser{report: report} }
+// newParser begins with the package lists, which come first in every run.
+func newParser(report func(Progress)) *parser {
+	report(Progress{Phase: PhaseIndex})
+	return &parser{report: report, phase: PhaseIndex}
+}
 
 var (
 	reNeed = regexp.MustCompile(`^Need to get (?:[\d.,]+ ?[kMG]?B/)?([\d.,]+ ?[kMG]?B) of archives`)
@@ -40,9 +44,6 @@ var (
 
 func (p *parser) line(l string) {
 	switch {
-	case strings.HasPrefix(l, "I: running apt-get update"):
-		*p = parser{report: p.report, phase: PhaseIndex}
-		p.report(Progress{Phase: PhaseIndex})
 	case reNew.MatchString(l):
 		n, _ := strconv.ParseInt(reNew.FindStringSubmatch(l)[1], 10, 64)
 		p.want += 2 * n
@@ -54,7 +55,7 @@ func (p *parser) line(l string) {
 		p.bytes += size(reGet.FindStringSubmatch(l)[1])
 		p.phase = PhaseDownload
 		p.say()
-	case strings.HasPrefix(l, "Unpacking "), strings.HasPrefix(l, "Setting up "):
+	case p.want > 0 && (strings.HasPrefix(l, "Unpacking ") || strings.HasPrefix(l, "Setting up ")):
 		p.pkgs++
 		p.phase = PhaseInstall
 		p.say()
