@@ -46,7 +46,6 @@ import (
 	"github.com/beammesh/beammesh/node/tasks"
 	"github.com/beammesh/beammesh/node/worker"
 	peerv1 "github.com/beammesh/beammesh/proto/beammesh/peer/v1"
-	"github.com/beammesh/beammesh/runtime"
 	"github.com/beammesh/beammesh/runtime/assets"
 	"github.com/beammesh/beammesh/runtime/build"
 	"github.com/beammesh/beammesh/runtime/containerd"
@@ -366,7 +365,7 @@ func (n *Node) startRuntime(ctx context.Context) error {
 	state := stateDir(n.cfg)
 	ec := engineConfig(n.cfg.DataDir, state)
 	ec.ShimPath, ec.RuncPath, ec.InitPath = paths.Shim, paths.Runc, paths.Initd
-	ec.LayerWriter, ec.Upstream, ec.DeviceEdits, ec.Log = n.puller, n.cfg.UpstreamDNS, n.deviceEdits, n.log
+	ec.LayerWriter, ec.Upstream, ec.DeviceEdits, ec.Log = n.puller, n.cfg.UpstreamDNS, n.gpus.Edits, n.log
 	if n.engine, err = containerd.New(ctx, ec); err != nil {
 		return err
 	}
@@ -433,27 +432,6 @@ func (n *Node) inventory(p assets.Paths) (gpu.Inventory, error) {
 		return gpu.Simulated(n.cfg.SimulatedGPUs)
 	}
 	return gpu.NewHelper(gpu.HelperConfig{Argv: []string{p.NVML}, Log: n.log}), nil
-}
-
-func (n *Node) deviceEdits(ids []string) (containerd.DeviceEdits, error) {
-	ctx, cancel := context.WithTimeout(n.ctx, 30*time.Second)
-	defer cancel()
-	e, err := n.gpus.Edits(ctx, ids)
-	if err != nil {
-		return containerd.DeviceEdits{}, err
-	}
-	out := containerd.DeviceEdits{Env: e.Env}
-	for _, m := range e.Mounts {
-		out.Mounts = append(out.Mounts, runtime.Mount{Source: m.Source, Target: m.Target, ReadOnly: slices.Contains(m.Options, "ro")})
-	}
-	for _, d := range e.Devices {
-		host := d.HostPath
-		if host == "" {
-			host = d.Path
-		}
-		out.Devices = append(out.Devices, containerd.Device{HostPath: host, Path: d.Path})
-	}
-	return out, nil
 }
 
 // capacity is what this machine offers.

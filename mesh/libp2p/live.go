@@ -21,6 +21,10 @@ import (
 // process with the same identity still lives.
 const answerWait = 2 * time.Second
 
+// pingStreamLife is how long one ping stream is used: the answering side of
+// libp2p's ping ends a stream after 30 s whatever happens on it.
+const pingStreamLife = 20 * time.Second
+
 // pinger is one ping stream of one connection.
 type pinger struct{ s network.Stream }
 
@@ -88,10 +92,21 @@ func (m *Mesh) keepAlive(l *link) {
 	if err != nil {
 		return
 	}
-	defer p.s.Reset()
+	defer func() { p.s.Reset() }()
+	opened := last
 	tick := time.NewTimer(m.cfg.PingEvery)
 	defer tick.Stop()
 	for {
+		if time.Since(opened) > pingStreamLife {
+			ctx, cancel := context.WithDeadline(m.ctx, last.Add(m.cfg.SilentAfter))
+			fresh, err := openPing(ctx, l.conn)
+			cancel()
+			if err != nil {
+				return
+			}
+			p.s.Close()
+			p, opened = fresh, time.Now()
+		}
 		rtt, err := p.once(last.Add(m.cfg.SilentAfter))
 		if err != nil {
 			m.log.Debug("connection is silent", "peer", l.peer, "addr", l.conn.RemoteMultiaddr(), "since", last, "err", err)
