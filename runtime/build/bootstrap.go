@@ -11,7 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
+	goruntime "runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -182,8 +182,8 @@ func mmdebstrap(ctx context.Context, tool, suite, dir string, src sources, held 
 	ran := make(chan error)
 	go func() {
 		// The signal at our death is tied to the thread that starts the child.
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
+		goruntime.LockOSThread()
+		defer goruntime.UnlockOSThread()
 		ran <- cmd.Run()
 	}()
 	err := <-ran
