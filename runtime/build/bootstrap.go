@@ -3,6 +3,7 @@ package build
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,7 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
+	goruntime "runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -82,18 +83,18 @@ func Bootstrap(ctx context.Context, c BaseConfig, report func(Progress)) error {
 	if os.Geteuid() != 0 {
 		return fault.New(fault.Forbidden, "a base image is made as root", "run it with sudo")
 	}
-	tool, err := exec.LookPath(orDefault(c.Tool, "mmdebstrap"))
+	tool, err := exec.LookPath(cmp.Or(c.Tool, "mmdebstrap"))
 	if err != nil {
 		return fault.Wrap(fault.Unsupported, err, "mmdebstrap is not installed", "sudo apt-get install -y mmdebstrap")
 	}
 	if err := os.MkdirAll(filepath.Dir(c.Dir), 0o755); err != nil {
 		return fmt.Errorf("bootstrap %s: %w", c.Suite, err)
 	}
-	unlock, err := lock(ctx, c.Dir+".lock")
+	held, err := lock(ctx, c.Dir+".lock")
 	if err != nil {
 		return fmt.Errorf("bootstrap %s: %w", c.Suite, err)
 	}
-	defer unlock()
+	defer held.Close()
 	if done(c.Dir) {
 		return nil
 	}
@@ -106,13 +107,13 @@ func Bootstrap(ctx context.Context, c BaseConfig, report func(Progress)) error {
 	if err != nil {
 		return fmt.Errorf("bootstrap %s: %w", c.Suite, err)
 	}
-	err = mmdebstrap(ctx, tool, c.Suite, part, src, newParser(report))
+	err = mmdebstrap(ctx, tool, c.Suite, part, src, held, newParser(report))
 	var failed *toolError
 	if errors.As(err, &failed) && len(src) > 1 && ctx.Err() == nil {
 		// Old suites lose their updates and security archives, and a mirror
 		// may not carry them.
 		if err = os.RemoveAll(part); err == nil {
-			err = mmdebstrap(ctx, tool, c.Suite, part, src[:1], newParser(report))
+			err = mmdebstrap(ctx, tool, c.Suite, part, src[:1], held, newParser(report))
 		}
 	}
 	if errors.As(err, &failed) {
@@ -138,13 +139,6 @@ func done(dir string) bool {
 	return err == nil
 }
 
-func orDefault(s, d string) string {
-	if s == "" {
-		return d
-	}
-	return s
-}
-
 // toolError is mmdebstrap's own failure, with its last lines.
 type toolError struct {
 	err  error
@@ -156,7 +150,7 @@ func (e *toolError) Unwrap() error { return e.err }
 
 // mmdebstrap runs the tool in its own pid namespace, so that nothing of it can
 // outlive it, and it dies with us.
-func mmdebstrap(ctx context.Context, tool, suite, dir string, src sources, p *parser) error {
+func mmdebstrap(ctx context.Context, tool, suite, dir string, src sources, held *os.File, p *parser) error {
 	args := []string{"--mode=root", "--format=directory", "--variant=minbase", "--verbose", "--skip=output/dev",
 		"--include=" + strings.Join(slices.Concat(packages, more[suite]), ","),
 		`--aptopt=Apt::Install-Recommends "false"`,
@@ -177,6 +171,9 @@ func mmdebstrap(ctx context.Context, tool, suite, dir string, src sources, p *pa
 	cmd := exec.CommandContext(ctx, tool, append(args, suite, dir, "-")...)
 	cmd.Stdin = strings.NewReader(src.list(true))
 	cmd.Env = append(os.Environ(), "LC_ALL=C", "DEBIAN_FRONTEND=noninteractive")
+	// The tool and its children hold the lock too: when we are killed, the next
+	// one begins only after the last of them is gone.
+	cmd.ExtraFiles = []*os.File{held}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Cloneflags: syscall.CLONE_NEWPID | syscall.CLONE_NEWNS}
 	out, w := io.Pipe()
 	cmd.Stdout, cmd.Stderr = w, w
@@ -185,8 +182,8 @@ func mmdebstrap(ctx context.Context, tool, suite, dir string, src sources, p *pa
 	ran := make(chan error)
 	go func() {
 		// The signal at our death is tied to the thread that starts the child.
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
+		goruntime.LockOSThread()
+		defer goruntime.UnlockOSThread()
 		ran <- cmd.Run()
 	}()
 	err := <-ran
@@ -206,8 +203,9 @@ func isDir(p string) bool {
 	return err == nil && fi.IsDir()
 }
 
-// lock takes an exclusive lock on a file, which a killed holder gives back.
-func lock(ctx context.Context, path string) (unlock func(), err error) {
+// lock takes an exclusive lock on a file; it is given back when the last copy
+// of the descriptor is closed.
+func lock(ctx context.Context, path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|syscall.O_CLOEXEC, 0o600)
 	if err != nil {
 		return nil, err
@@ -228,7 +226,7 @@ func lock(ctx context.Context, path string) (unlock func(), err error) {
 			f.Close()
 			return nil, &os.PathError{Op: "lock", Path: path, Err: err}
 		}
-		return func() { f.Close() }, nil
+		return f, nil
 	case <-ctx.Done():
 		go func() { // when its turn comes, it is nobody's
 			<-got

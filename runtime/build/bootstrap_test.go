@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"reflect"
 	"strings"
@@ -200,6 +201,34 @@ func TestBootstrapWithoutUpdates(t *testing.T) {
 	}
 }
 
+// A node that is killed takes its tools along, and the next one starts afresh.
+func TestBootstrapAfterKill(t *testing.T) {
+	if at := os.Getenv("BUILD_TEST_TOOL"); at != "" { // we are the node
+		err := Bootstrap(t.Context(), BaseConfig{Suite: "bookworm", Dir: os.Getenv("BUILD_TEST_DIR"), Tool: at}, nil)
+		t.Fatal("not killed: ", err)
+	}
+	dir := filepath.Join(t.TempDir(), "base")
+	mark := filepath.Join(t.TempDir(), "begun")
+	at := tool(t, "mkdir -p $dir/half\n[ -e "+mark+" ] || { sleep 1005 & touch "+mark+"; sleep 1005; }\n"+tree)
+	node := exec.Command("/proc/self/exe", "-test.run=^TestBootstrapAfterKill$")
+	node.Env = append(os.Environ(), "BUILD_TEST_TOOL="+at, "BUILD_TEST_DIR="+dir)
+	if err := node.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for _, err := os.Stat(mark); err != nil; _, err = os.Stat(mark) {
+		time.Sleep(10 * time.Millisecond)
+	}
+	_ = node.Process.Kill()
+	_ = node.Wait()
+	if err := Bootstrap(t.Context(), BaseConfig{Suite: "bookworm", Dir: dir, Tool: at}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "half")); err != nil {
+		t.Error(err)
+	}
+	wantNone(t, "1005")
+}
+
 func TestBootstrapCancelLeavesNothing(t *testing.T) {
 	at := tool(t, "mkdir -p $dir/half\nsleep 1004 &\necho 'Need to get 1 kB of archives.'\nsleep 1004\n")
 	dir := filepath.Join(t.TempDir(), "base")
@@ -233,10 +262,16 @@ func TestBootstrapCancelLeavesNothing(t *testing.T) {
 	if _, err := os.Stat(dir + ".part"); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("part is left: %v", err)
 	}
-	// Its children went with it, since their pid namespace did.
+	wantNone(t, "1004")
+}
+
+// wantNone checks that no "sleep <arg>" runs: a tool's children go with it,
+// since their pid namespace does.
+func wantNone(t *testing.T, arg string) {
+	t.Helper()
 	all, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	for _, f := range all {
-		if b, _ := os.ReadFile(f); string(b) == "sleep\x001004\x00" {
+		if b, _ := os.ReadFile(f); string(b) == "sleep\x00"+arg+"\x00" {
 			pid := strings.Split(f, "/")[2]
 			var n int
 			_, _ = fmt.Sscan(pid, &n)
