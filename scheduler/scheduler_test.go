@@ -217,6 +217,14 @@ func TestViewUpdates(t *testing.T) {
 	if !v.Update(next, SourceHello) || v.Update(advert("a", 99, box(8, 32)), SourceGossip) {
 		t.Fatal("boot ids")
 	}
+	third := advert("a", 1, box(2, 8))
+	third.Boot = "b3"
+	if !v.Update(third, SourceHello) || v.Update(advert("a", 99, box(8, 32)), SourceReply) {
+		t.Fatal("a life before the last must not come back")
+	}
+	if !v.Update(next, SourceHello) {
+		t.Fatal("a handshake is always with the present life")
+	}
 	if v.SourceOf("a") != SourceHello {
 		t.Fatal("the first source counts")
 	}

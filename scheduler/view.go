@@ -26,16 +26,18 @@ type View struct {
 }
 
 type viewNode struct {
-	advert  Advert
-	eff     Capacity // the advert's capacity with the notes applied
-	source  Source   // how it was first found
-	class   string
-	hash    uint64
-	down    string // why it cannot be reached; "" = it can
-	soft    bool   // down only until the next sign of life, however old its news
-	oldBoot string // the life before this one: late adverts of it are ignored
-	notes   []note
-	stamp   uint64
+	advert Advert
+	eff    Capacity // the advert's capacity with the notes applied
+	source Source   // how it was first found
+	class  string
+	hash   uint64
+	down   string // why it cannot be reached; "" = it can
+	soft   bool   // down only until the next sign of life, however old its news
+	// oldBoots are the lives before this one, the latest first: what they said
+	// comes late and is ignored.
+	oldBoots [8]string
+	notes    []note
+	stamp    uint64
 }
 
 // note is something the advert does not show yet.
@@ -69,10 +71,11 @@ func (v *View) Update(a Advert, source Source) bool {
 		if a.Seq <= n.advert.Seq {
 			return false
 		}
-	case n.oldBoot == a.Boot:
+	case slices.Contains(n.oldBoots[:], a.Boot) && source != SourceHello:
 		return false
-	default:
-		n.oldBoot = n.advert.Boot
+	default: // a handshake is with the present life, whatever we believed
+		copy(n.oldBoots[1:], n.oldBoots[:])
+		n.oldBoots[0] = n.advert.Boot
 		n.notes = nil // promises of an earlier life
 	}
 	fresh := n.advert.Node == ""

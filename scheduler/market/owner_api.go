@@ -76,8 +76,9 @@ type NodeDown struct {
 	Left   bool // for good: it is forgotten
 }
 
-// SendFailed says that an Ask, Award or OpenOffer could not be delivered. It
-// counts as an answer; the node is skipped until it says something newer.
+// SendFailed says that an Ask or Award could not be delivered. It counts as an
+// answer; the node is out of placement until its next advert, for which a
+// repeated one (a heartbeat) is enough.
 type SendFailed struct {
 	Node   scheduler.NodeID
 	Offer  OfferID

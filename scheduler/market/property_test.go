@@ -185,7 +185,9 @@ func chaos(t *rapid.T) {
 				continue // nothing told it
 			}
 			if c, up := n.Owner.View().Effective(m.ID); !up || c.Free != m.Worker.Capacity().Free {
-				t.Fatalf("%s sees %+v free on %s (up %v), it has %+v", n.ID, c.Free, m.ID, up, m.Worker.Capacity().Free)
+				a, _ := n.Owner.View().Advert(m.ID)
+				t.Fatalf("%s sees %+v free on %s (boot %s seq %d, up %v), it has %+v (%s %d): %v", n.ID, c.Free, m.ID, a.Boot, a.Seq, up,
+					m.Worker.Capacity().Free, m.Worker.Advert().Boot, m.Worker.Advert().Seq, n.Owner.View().Refusals(&scheduler.Demand{CPUMillis: 1 << 30}, 9))
 			}
 		}
 	}

@@ -269,7 +269,7 @@ func (w *Worker) NextWake() (at time.Duration, ok bool) {
 			soonest(s.seen + w.cfg.OwnerGap)
 		}
 	}
-	if w.pulls() < w.cfg.MaxPulls {
+	if w.pulls() < w.cfg.MaxPulls && len(w.holds) < w.cfg.MaxHolds {
 		for _, o := range w.offers {
 			if o.hold == "" && scheduler.FitOf(&o.msg.Demand, &w.cur) == scheduler.FitNow {
 				soonest(o.ready)

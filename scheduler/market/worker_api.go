@@ -156,7 +156,9 @@ type Stop struct {
 	Reason EndReason
 }
 
-// AdvertChanged: gossip this advert (the shell bounds the rate; the last counts).
+// AdvertChanged: gossip this advert (the shell bounds the rate; the last counts)
+// and feed it to this node's own Owner as AdvertSeen with SourceSelf. Heartbeats
+// use Worker.Advert.
 type AdvertChanged struct{ Advert scheduler.Advert }
 
 func (ReplyAsk) workerAction()      {}

@@ -73,8 +73,7 @@ func TestNoCallLostOrAcceptedTwice(t *testing.T) {
 				t.Fatalf("%s: %+v", id, f.Failure)
 			}
 		}
-		// One above Max is allowed for: an extra container that came late.
-		if w.peak > cfg.Max+1 {
+		if w.peak > cfg.Max {
 			t.Fatalf("%d containers at most, Max is %d", w.peak, cfg.Max)
 		}
 		s := w.p.Stats()

@@ -95,13 +95,17 @@ func (p *Pool) retire(now time.Duration) {
 }
 
 // ready takes a container in. One that was not asked for (any more) is welcome
-// too: it is idle until it has something to do.
+// too, up to Max: it is idle until it has something to do.
 func (p *Pool) ready(now time.Duration, e ReplicaReady) *replica {
 	if p.byID[e.Replica] != nil {
 		return nil
 	}
 	if p.closed {
 		p.emit(ReleaseReplica{e.Replica, "stopped"})
+		return nil
+	}
+	if len(p.asked) == 0 && p.live >= p.cfg.Max {
+		p.emit(ReleaseReplica{e.Replica, "not needed"})
 		return nil
 	}
 	took := e.Took

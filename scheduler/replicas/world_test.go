@@ -175,7 +175,9 @@ func (w *world) check() {
 
 func (w *world) ready(id ReplicaID, node string) {
 	w.asked--
-	w.boxes[id] = &box{id: id, node: node}
+	if w.boxes[id] == nil {
+		w.boxes[id] = &box{id: id, node: node}
+	}
 	w.step(ReplicaReady{Replica: id, Node: node, Took: w.start})
 }
 
