@@ -44,7 +44,7 @@ func run(m *testing.M) int {
 		return 1
 	}
 	code := m.Run()
-	if err := dev.Down(context.Background(), dev.DownOptions{Root: meshRoot, Now: true, Sweep: sweep}, nil); err != nil {
+	if err := down(); err != nil {
 		fmt.Fprintln(os.Stderr, "error: clean up:", err)
 		return 1
 	}
@@ -60,11 +60,13 @@ func python() string {
 	return filepath.Join(repo, ".cache", "venv", "bin", "python")
 }
 
-// sweep is the product's own: `beam dev down` calls it in its process.
-func sweep(dataDir string) error {
-	out, err := exec.Command(binary(), "node", "sweep", "--data", dataDir).CombinedOutput()
+// down ends the mesh the way users do.
+func down() error {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, binary(), "dev", "down", "--dir", meshRoot).CombinedOutput()
 	if err != nil {
-		return fmt.Errorf("sweep %s: %w: %s", dataDir, err, out)
+		return fmt.Errorf("beam dev down: %w: %s", err, out)
 	}
 	return nil
 }
@@ -103,8 +105,8 @@ func ownMesh(t testing.TB, o dev.Options) *mesh {
 		if t.Failed() {
 			m.dumpLogs()
 		}
-		if err := dev.Down(context.Background(), dev.DownOptions{Root: meshRoot, Now: true, Sweep: sweep}, nil); err != nil {
-			t.Error("dev down:", err)
+		if err := down(); err != nil {
+			t.Error(err)
 		}
 	})
 	return m
@@ -114,10 +116,10 @@ func up(t testing.TB, o dev.Options) *mesh {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	if err := dev.Down(ctx, dev.DownOptions{Root: meshRoot, Now: true, Sweep: sweep}, nil); err != nil {
+	if err := down(); err != nil {
 		t.Fatal("clean up an earlier mesh:", err)
 	}
-	o.Root, o.Name, o.Binary, o.Sweep = meshRoot, meshName, binary(), sweep
+	o.Root, o.Name, o.Binary = meshRoot, meshName, binary()
 	o.NodeEnv = append(o.NodeEnv, "BEAM_BASE_CACHE="+filepath.Join(repo, ".cache", "base"))
 	o.NodeArgs = append(o.NodeArgs, "--log-level", "debug")
 	d, err := dev.Up(ctx, o, nil)

@@ -169,9 +169,7 @@ func netnsPath(name string) string { return "/run/netns/" + name }
 // mounts alone: that one mounts /sys anew, and then runc finds no cgroups.
 func startIn(netns string, cmd *exec.Cmd) error {
 	out := make(chan error, 1)
-	go func() {
-		// Never unlocked: the thread, now in another namespace, ends with us.
-		runtime.LockOSThread()
+	onOwnThread(func() {
 		fd, err := unix.Open(netnsPath(netns), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 		if err != nil {
 			out <- fmt.Errorf("open network namespace %s: %w", netns, err)
@@ -183,8 +181,29 @@ func startIn(netns string, cmd *exec.Cmd) error {
 			return
 		}
 		out <- cmd.Start()
-	}()
+	})
 	return <-out
+}
+
+// onOwnThread runs fn on a thread that ends with it, so that fn may leave the
+// thread in another namespace. The process's first thread never ends and is
+// what others see of the process: it is not used.
+func onOwnThread(fn func()) {
+	go func() {
+		runtime.LockOSThread()
+		if unix.Gettid() != unix.Getpid() {
+			fn()
+			return // locked still: the thread ends
+		}
+		done := make(chan struct{})
+		go func() { // gets another thread, since we hold this one
+			defer close(done)
+			runtime.LockOSThread()
+			fn()
+		}()
+		<-done
+		runtime.UnlockOSThread()
+	}()
 }
 
 // tool runs a system program to its end and gives what it printed. netns ""
