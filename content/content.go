@@ -49,19 +49,23 @@ const (
 // BlockProtocol is the mesh protocol name of the block stream.
 const BlockProtocol = "blocks/1"
 
-// Opener opens a byte stream to a peer for BlockProtocol.
+// Opener opens a byte stream to a peer for BlockProtocol. Close of the stream
+// unblocks its Read and Write (it is an abort, not only the end of writing) and
+// may be called twice. An Opener returns soon after ctx ends.
 type Opener interface {
 	OpenBlocks(ctx context.Context, peer string) (io.ReadWriteCloser, error)
 }
 
-// Progress is called as a fetch or import goes on; bytes only grow. It must
-// return quickly and may be called from several goroutines.
+// Progress is called as a fetch, import or checkout goes on. It must return
+// quickly and may be called from several goroutines at once: the largest
+// doneBytes seen is the state.
 type Progress func(doneBytes, totalBytes int64)
 
 // Blocks is the part of boxo's Blockstore that trees and the exchange need.
 // Get and GetSize of a block that is absent (or was found damaged, and then
-// removed) give an error that is ErrNotFound. All methods are safe for
-// concurrent use.
+// removed) give an error that is ErrNotFound. Put does not keep the block's
+// bytes after it returned: the caller may use the buffer again. All methods are
+// safe for concurrent use.
 type Blocks interface {
 	Has(context.Context, cid.Cid) (bool, error)
 	Get(context.Context, cid.Cid) (blockfmt.Block, error)

@@ -570,3 +570,30 @@ func TestDamagedSegmentIsMended(t *testing.T) {
 		t.Errorf("damaged = %d", store.Damaged())
 	}
 }
+
+// More fetches than may run at once all come to their end.
+func TestFetchesWaitForTheirTurn(t *testing.T) {
+	m := newMesh(t)
+	seed := &blockstest.Memory{}
+	m.serve("seed", seed)
+	store := &blockstest.Memory{}
+	f := exchange.NewFetcher(store, m, exchange.FetcherOptions{Fetches: 1})
+	var wg sync.WaitGroup
+	for range 5 {
+		info := importTo(t, seed, source(t, 3, 5))
+		for range 2 {
+			wg.Go(func() {
+				if _, err := f.Fetch(limit(t), info.Root, []string{"seed"}, nil); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+	}
+	wg.Wait()
+	if store.Len() != seed.Len() {
+		t.Errorf("%d blocks, want %d", store.Len(), seed.Len())
+	}
+	if n := m.streams("seed"); n > 10 {
+		t.Errorf("%d streams", n)
+	}
+}

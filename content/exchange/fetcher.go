@@ -15,6 +15,7 @@ import (
 
 // FetcherOptions bounds a fetch. Zero fields take the defaults.
 type FetcherOptions struct {
+	Fetches         int           // at once, of different roots; more wait; default 8
 	SourcesPerFetch int           // streams open at once for one root; default 4
 	WindowBytes     int64         // block bytes on their way per source; default 8 MiB
 	StallTimeout    time.Duration // no bytes for so long drops a source; default 10 s
@@ -46,12 +47,14 @@ const (
 	maxRounds  = 3  // times that damage found on our own disk is mended in one fetch
 )
 
-// Fetcher fetches trees into a store.
+// Fetcher fetches trees into a store. A fetch takes about 2 MiB of buffers per
+// source and 50 bytes per chunk of the tree.
 type Fetcher struct {
 	store content.Blocks
 	open  content.Opener
 	o     FetcherOptions
 	count counters
+	slots chan struct{} // one token per running fetch
 
 	mu      sync.Mutex
 	flights map[content.Root]*flight
@@ -59,6 +62,9 @@ type Fetcher struct {
 
 // NewFetcher makes a Fetcher into store.
 func NewFetcher(store content.Blocks, opener content.Opener, o FetcherOptions) *Fetcher {
+	if o.Fetches <= 0 {
+		o.Fetches = 8
+	}
 	if o.SourcesPerFetch <= 0 {
 		o.SourcesPerFetch = 4
 	}
@@ -78,7 +84,7 @@ func NewFetcher(store content.Blocks, opener content.Opener, o FetcherOptions) *
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Fetcher{store: store, open: opener, o: o, flights: map[content.Root]*flight{}}
+	return &Fetcher{store: store, open: opener, o: o, slots: make(chan struct{}, o.Fetches), flights: map[content.Root]*flight{}}
 }
 
 // Metrics copies the counters.
@@ -204,6 +210,12 @@ func (fl *flight) report(done, total int64) {
 
 // run fetches the root block, then the segments, then the chunks.
 func (f *Fetcher) run(ctx context.Context, fl *flight) error {
+	select {
+	case f.slots <- struct{}{}:
+		defer func() { <-f.slots }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 	if h, ok := f.store.(content.Holder); ok {
 		defer h.Hold()()
 	}

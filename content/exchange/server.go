@@ -16,8 +16,8 @@ import (
 
 // ServerOptions bounds what peers may use. Zero fields take the defaults.
 type ServerOptions struct {
-	StreamsPerPeer int           // default 4
-	Streams        int           // default 64
+	StreamsPerPeer int           // default 16: twice what a Fetcher opens
+	Streams        int           // default 128
 	WindowBytes    int64         // block bytes on their way per stream, at most; default 16 MiB
 	IdleTimeout    time.Duration // a stream on which nothing moves for so long ends; default 60 s
 	// Allow refuses to give blocks under root to peer by returning an error;
@@ -41,10 +41,10 @@ type Server struct {
 // NewServer makes a Server of store.
 func NewServer(store content.Blocks, o ServerOptions) *Server {
 	if o.StreamsPerPeer <= 0 {
-		o.StreamsPerPeer = 4
+		o.StreamsPerPeer = 16
 	}
 	if o.Streams <= 0 {
-		o.Streams = 64
+		o.Streams = 128
 	}
 	if o.WindowBytes <= 0 {
 		o.WindowBytes = 16 << 20
@@ -64,7 +64,8 @@ func (s *Server) Metrics() Metrics { return s.count.metrics() }
 
 // Serve answers requests on rw until the peer closes it (answers still to come
 // are dropped then), breaks a rule or ctx ends; it closes rw and leaves no
-// goroutine. A clean end gives nil.
+// goroutine. A clean end gives nil. Close of rw must unblock its Read and Write,
+// and is called more than once.
 func (s *Server) Serve(ctx context.Context, peer string, rw io.ReadWriteCloser) error {
 	defer rw.Close()
 	ctx, cancel := context.WithCancelCause(ctx)
