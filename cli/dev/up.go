@@ -112,10 +112,14 @@ func plan(ctx context.Context, o Options) (*Mesh, error) {
 		return nil, netErr(err)
 	}
 	m.IPForward = strings.TrimSpace(string(b))
-	if m.GRPC, err = loopbackPort(grpcPort); err != nil {
+	rules, err := tool(ctx, "", "", "nft", "list", "ruleset")
+	if err != nil {
+		return nil, netErr(err)
+	}
+	if m.GRPC, err = loopbackPort(grpcPort, rules); err != nil {
 		return nil, err
 	}
-	if m.HTTP, err = loopbackPort(httpPort); err != nil {
+	if m.HTTP, err = loopbackPort(httpPort, rules); err != nil {
 		return nil, err
 	}
 	gpus, err := assignGPUs(o.GPUs, o.Nodes)
@@ -153,9 +157,13 @@ func plan(ctx context.Context, o Options) (*Mesh, error) {
 }
 
 // loopbackPort gives 127.0.0.1:want, or another free port when something of
-// the host answers there: the redirection would take it away.
-func loopbackPort(want int) (string, error) {
+// the host listens there, or another dev mesh redirects it.
+func loopbackPort(want int, rules string) (string, error) {
 	l, err := net.Listen("tcp4", fmt.Sprint("127.0.0.1:", want))
+	if err == nil && strings.Contains(rules, fmt.Sprintf("ip daddr 127.0.0.1 tcp dport %d dnat", want)) {
+		_ = l.Close()
+		err = errors.New("redirected")
+	}
 	if err != nil {
 		l, err = net.Listen("tcp4", "127.0.0.1:0")
 	}
