@@ -564,7 +564,7 @@ func TestOptionsAreChecked(t *testing.T) {
 		"no nodes":      {},
 		"many nodes":    {Nodes: MaxNodes + 1},
 		"bad name":      {Nodes: 1, Name: "Mesh One"},
-		"blank in root": {Nodes: 1, Root: "/tmp/a b"},
+		"blank in root": {Nodes: 1, Root: "/srv/a b"},
 		"overcommit":    {Nodes: 1, CPUOvercommit: 0.5},
 		"throttle":      {Nodes: 1, Throttle: map[int]float64{2: 0.5}},
 		"gpus":          {Nodes: 1, GPUs: "!"},
