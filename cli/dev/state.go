@@ -180,8 +180,7 @@ func lockRoot(root string) (unlock func(), err error) {
 		if err != nil {
 			return nil, fault.Wrap(fault.Internal, err, "open "+path, "")
 		}
-		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-			_ = f.Close()
+		if err := flock(f); err != nil {
 			return nil, fault.Wrap(fault.Conflict, err, "another command works on the dev mesh in "+root, "wait until it is done")
 		}
 		// Down removes the file at its end: a lock on the removed one is none.
@@ -191,6 +190,37 @@ func lockRoot(root string) (unlock func(), err error) {
 			return func() { _ = f.Close() }, nil
 		}
 		_ = f.Close()
+	}
+}
+
+// lockWait is how long a lock is waited for. A child that a killed command was
+// just forking holds its lock until it execs.
+const lockWait = 5 * time.Second
+
+// flock locks f, or closes it and gives up.
+func flock(f *os.File) error {
+	got := make(chan error, 1)
+	go func() {
+		for {
+			err := unix.Flock(int(f.Fd()), unix.LOCK_EX)
+			if !errors.Is(err, unix.EINTR) {
+				got <- err
+				return
+			}
+		}
+	}()
+	select {
+	case err := <-got:
+		if err != nil {
+			_ = f.Close()
+		}
+		return err
+	case <-time.After(lockWait):
+		go func() { // whoever holds it lets go one day
+			<-got
+			_ = f.Close()
+		}()
+		return errors.New("its lock is held")
 	}
 }
 

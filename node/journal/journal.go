@@ -147,6 +147,8 @@ type Journal struct {
 
 	// locks serialise changes of one task, by hash of its id. Reads take none.
 	locks [256]sync.Mutex
+	// pruning is held over a whole Prune.
+	pruning sync.Mutex
 
 	mu     sync.Mutex
 	open   int

@@ -34,6 +34,8 @@ const pruneBatch = 500
 // Prune forgets ended tasks beyond the limits, oldest end first. The journal
 // does it by itself; it is exported for tests and for a node short of disk.
 func (j *Journal) Prune() error {
+	j.pruning.Lock() // two at once would count the same tasks twice
+	defer j.pruning.Unlock()
 	for {
 		more, err := j.pruneSome()
 		if err != nil || !more {

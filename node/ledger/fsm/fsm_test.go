@@ -199,7 +199,7 @@ func TestDamagedSnapshotIsRefusedAndOldStateKept(t *testing.T) {
 			t.Fatalf("%s: got %v", what, err)
 		}
 	}
-	for i := 0; i < len(snap); i += 1 + len(snap)/150 {
+	for i := 0; i < len(snap); i += 1 + len(snap)/40 {
 		flipped := bytes.Clone(snap)
 		flipped[i] ^= 1 << rng.IntN(8)
 		try(fmt.Sprint("bit flipped in byte ", i), flipped)
@@ -225,7 +225,7 @@ func TestRestoreInterrupted(t *testing.T) {
 	}
 	source := build(vfs.NewMem(), "src", 40)
 	restored := false
-	for cut := 1; cut < 400 && !restored; cut += 7 {
+	for cut := 1; cut < 400 && !restored; cut += 23 {
 		fs := vfs.NewCrashableMem()
 		old := build(fs, "d", 10)
 		r := &cutter{r: bytes.NewReader(source), left: cut * 60}

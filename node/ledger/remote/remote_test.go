@@ -248,21 +248,28 @@ func TestWatchBreaksWithTheStreamAndResumes(t *testing.T) {
 	}
 }
 
+// forgetful is a voter whose events are all gone.
+type forgetful struct{ *ledgertest.Fake }
+
+func (forgetful) Watch(context.Context, ledger.Filter, uint64, func(ledger.Event) error) error {
+	return ledger.Compacted(0, 7)
+}
+
 func TestWatchFromACompactedRevision(t *testing.T) {
-	v := newVoter(t)
-	l := open(t, t.TempDir(), v, Options{})
-	ctx, cancel := context.WithTimeout(context.Background(), ledgertest.Patience)
-	defer cancel()
-	for i := range ledger.MaxEvents + 1 {
-		cmd := ledger.Command(ledger.PutObject{Workspace: "w", ID: "z", Object: ledger.Object{Root: "r"}})
-		if i%2 == 1 {
-			cmd = ledger.Delete{Key: cmd.Target()}
-		}
-		if _, err := v.l.Propose(ctx, cmd); err != nil {
-			t.Fatal(err)
-		}
+	var work sync.WaitGroup
+	defer work.Wait()
+	l, err := Open(t.TempDir(), OpenerFunc(func(context.Context) (io.ReadWriteCloser, error) {
+		here, there := net.Pipe()
+		work.Add(1)
+		go func() { defer work.Done(); _ = Serve(context.Background(), forgetful{ledgertest.NewFake(nil)}, there) }()
+		return here, nil
+	}), Options{})
+	if err != nil {
+		t.Fatal(err)
 	}
-	if err := l.Watch(ctx, ledger.Filter{}, 0, func(ledger.Event) error { return nil }); !errors.Is(err, ledger.ErrCompacted) {
+	defer l.Close()
+	err = l.Watch(context.Background(), ledger.Filter{}, 0, func(ledger.Event) error { return nil })
+	if !errors.Is(err, ledger.ErrCompacted) || fault.CodeOf(err) != fault.Conflict {
 		t.Fatalf("got %v", err)
 	}
 }
