@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -20,9 +21,11 @@ import (
 // slow and shared.
 const patience = 4 * time.Minute
 
-const (
-	meshRoot = "/var/tmp/beammesh-e2e" // fixed: a killed run is cleaned up by the next
-	meshName = "beame2e"
+// Fixed, so that a killed run is cleaned up by the next. BEAM_E2E_NAME lets two
+// runs stand beside each other.
+var (
+	meshName = cmp.Or(os.Getenv("BEAM_E2E_NAME"), "beame2e")
+	meshRoot = "/var/tmp/beammesh-" + meshName
 )
 
 var repo string // the repository's root

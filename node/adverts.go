@@ -141,7 +141,8 @@ func (a *adverts) take(s *peerv1.SignedAdvert, source scheduler.Source) {
 	}
 	a.mu.Lock()
 	old, ok := a.known[id]
-	stale := ok && old.advert.Boot == ad.Boot && old.advert.Seq >= ad.Seq
+	// A repeat (a heartbeat) is a sign of life that the view needs.
+	stale := ok && old.advert.Boot == ad.Boot && old.advert.Seq > ad.Seq
 	full := !ok && len(a.known) >= maxAdverts
 	a.mu.Unlock()
 	if !stale {

@@ -405,7 +405,9 @@ func stateDir(c Config) string {
 
 // engineConfig says where a node's containers live; Sweep uses the same.
 func engineConfig(dataDir, state string) containerd.Config {
-	return containerd.Config{Root: filepath.Join(dataDir, "runtime"), State: state}
+	return containerd.Config{Root: filepath.Join(dataDir, "runtime"), State: state,
+		// A dev mesh puts each node's containers below the node's own share.
+		CgroupParent: os.Getenv("BEAM_CGROUP_PARENT")}
 }
 
 // Sweep removes what the containers of a dead node left on this machine.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/beammesh/beammesh/cli"
 	"github.com/beammesh/beammesh/node"
+	"github.com/beammesh/beammesh/node/doctor"
 	"github.com/beammesh/beammesh/proto/fault"
 	"github.com/beammesh/beammesh/runtime/assets"
 )
@@ -29,6 +30,7 @@ func roles() cli.Roles {
 		Version:  version,
 		NodeUp:   func(ctx context.Context, f cli.NodeFlags) error { return runNode(ctx, "", f) },
 		NodeJoin: joinNode,
+		Doctor:   runDoctor,
 		SDK:      sdkFolder,
 		Dev:      cli.DevRoles{Up: devUp, Down: devDown, Env: devEnv},
 	}
@@ -124,6 +126,22 @@ func nodeConfig(f cli.NodeFlags) (node.Config, error) {
 		BaseCache: os.Getenv("BEAM_BASE_CACHE"),
 		Log:       slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})),
 	}, nil
+}
+
+// runDoctor tries what a node needs of this machine.
+func runDoctor(ctx context.Context, f cli.NodeFlags, report func(cli.Check)) error {
+	data := f.DataDir
+	if data == "" {
+		data = defaultData()
+	}
+	listen := f.Listen
+	if len(listen) == 0 {
+		listen = []string{node.DefaultMesh}
+	}
+	doctor.Run(ctx, doctor.Config{DataDir: data, Listen: []string{f.GRPC, f.HTTP}, ListenUDP: listen}, func(c doctor.Check) {
+		report(cli.Check{Name: c.Name, State: cli.CheckState(c.State), Detail: c.Detail, Fix: c.Fix, Took: c.Took})
+	})
+	return nil
 }
 
 // sdkFolder gives the embedded Python package, laid out once per content.
