@@ -405,9 +405,13 @@ func stateDir(c Config) string {
 
 // engineConfig says where a node's containers live; Sweep uses the same.
 func engineConfig(dataDir, state string) containerd.Config {
-	return containerd.Config{Root: filepath.Join(dataDir, "runtime"), State: state,
-		// A dev mesh puts each node's containers below the node's own share.
-		CgroupParent: os.Getenv("BEAM_CGROUP_PARENT")}
+	c := containerd.Config{Root: filepath.Join(dataDir, "runtime"), State: state}
+	if p := os.Getenv("BEAM_CGROUP_PARENT"); p != "" {
+		// A dev mesh gives each node a share; its containers count towards it.
+		// They have a group of their own below, which a sweep may empty.
+		c.CgroupParent = filepath.Join(p, "containers")
+	}
+	return c
 }
 
 // Sweep removes what the containers of a dead node left on this machine.
