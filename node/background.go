@@ -5,8 +5,8 @@ import (
 	"errors"
 	"time"
 
+	"github.com/beammesh/beammesh/content/tree"
 	"github.com/beammesh/beammesh/mesh"
-	"github.com/beammesh/beammesh/scheduler"
 	"github.com/beammesh/beammesh/scheduler/market"
 	"golang.org/x/sys/unix"
 )
@@ -50,6 +50,41 @@ func (n *Node) watchMachine(ctx context.Context) {
 			continue
 		}
 		n.worker.Step(market.SetCapacity{Capacity: c}, nil)
+	}
+}
+
+const (
+	// housekeepEvery is how often what grows with use is cut back.
+	housekeepEvery = 30 * time.Minute
+	// minBlocks is what the block store may always hold.
+	minBlocks = 10 << 30
+)
+
+// housekeep keeps blocks, logs and large task values within their bounds.
+func (n *Node) housekeep(ctx context.Context) {
+	tick := time.NewTicker(housekeepEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		_, total, err := disk(n.cfg.DataDir)
+		if err != nil {
+			n.log.Error("look at the disk", "err", err)
+			continue
+		}
+		budget := max(minBlocks, total<<20/3)
+		if st, err := n.blocks.GC(ctx, budget, tree.Blocks); err != nil {
+			n.log.Error("collect blocks", "err", err)
+		} else {
+			n.log.Debug("collected blocks", "stats", st)
+		}
+		n.store.sweep(24 * time.Hour)
+		if n.worker != nil {
+			n.worker.PruneLogs()
+		}
 	}
 }
 
@@ -193,6 +228,3 @@ func (n *Node) Leave(ctx context.Context, report func(text string, running int))
 	time.AfterFunc(500*time.Millisecond, func() { n.cancel(errLeft) })
 	return nil
 }
-
-// nodeID is a peer as the scheduler names it.
-func nodeID(p mesh.PeerID) scheduler.NodeID { return scheduler.NodeID(p) }

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/beammesh/beammesh/content/tree"
-	"github.com/beammesh/beammesh/mesh"
 	"github.com/beammesh/beammesh/node/ledger"
 	"github.com/beammesh/beammesh/node/service/image"
 	"github.com/beammesh/beammesh/proto/fault"
@@ -233,4 +232,3 @@ func (n *Node) provideRoot(root string) {
 }
 
 var _ image.Builder = (*images)(nil)
-var _ mesh.PeerID

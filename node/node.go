@@ -189,7 +189,7 @@ func (n *Node) startContent(context.Context) error {
 	n.fetcher = exchange.NewFetcher(n.blocks, blockOpener{n.dialer}, exchange.FetcherOptions{Log: n.log})
 	n.serving = exchange.NewServer(n.blocks, exchange.ServerOptions{Log: n.log})
 	n.dialer.Handle(content.BlockProtocol, func(ctx context.Context, s mesh.Stream) {
-		if err := n.serving.Serve(ctx, string(s.Peer()), s); err != nil {
+		if err := n.serving.Serve(ctx, string(s.Peer()), abortive{s}); err != nil {
 			n.log.Debug("block stream ended", "peer", s.Peer(), "err", err)
 		}
 	})
@@ -488,6 +488,7 @@ func (n *Node) startMesh(ctx context.Context) error {
 		n.spawn(n.watchMachine)
 	}
 	n.spawn(n.announce)
+	n.spawn(n.housekeep)
 	n.spawn(n.getDelegation)
 	return n.owner.Restore(ctx)
 }

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -95,7 +96,16 @@ func (p *puller) WriteLayer(ctx context.Context, root, dir string) error {
 	}
 	release := p.store.Use(c)
 	defer release()
-	return tree.Checkout(ctx, p.store, c, dir, tree.CheckoutOptions{})
+	err = tree.Checkout(ctx, p.store, c, dir, tree.CheckoutOptions{Sync: true})
+	if errors.Is(err, content.ErrNotFound) {
+		// A block was found damaged and removed: fetch it again. Files that were
+		// written already are written once more.
+		if _, _, perr := p.Pull(ctx, []string{root}, nil); perr != nil {
+			return errors.Join(err, perr)
+		}
+		err = tree.Checkout(ctx, p.store, c, dir, tree.CheckoutOptions{Sync: true})
+	}
+	return err
 }
 
 // blockOpener opens block streams for content.
@@ -104,5 +114,15 @@ type blockOpener struct{ dialer mesh.Dialer }
 var _ content.Opener = blockOpener{}
 
 func (o blockOpener) OpenBlocks(ctx context.Context, peer string) (io.ReadWriteCloser, error) {
-	return o.dialer.OpenBulk(ctx, mesh.PeerID(peer), content.BlockProtocol)
+	s, err := o.dialer.OpenBulk(ctx, mesh.PeerID(peer), content.BlockProtocol)
+	if err != nil {
+		return nil, err
+	}
+	return abortive{s}, nil
 }
+
+// abortive is a stream whose Close ends reads and writes that are under way, as
+// package exchange asks for.
+type abortive struct{ mesh.Stream }
+
+func (a abortive) Close() error { return a.Reset() }

@@ -196,7 +196,7 @@ func (d *logDir) newest(task string) uint32 {
 	return 1
 }
 
-// prune removes old logs; it runs at start, so the bound holds per run.
+// prune removes old logs; it runs at start and every half hour.
 func (d *logDir) prune(now time.Time) {
 	entries, err := os.ReadDir(d.dir)
 	if err != nil {

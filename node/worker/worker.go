@@ -285,6 +285,9 @@ func (w *Worker) Stop(leaseID, workspace string) bool {
 	return true
 }
 
+// PruneLogs removes logs that are old or too many.
+func (w *Worker) PruneLogs() { w.env.logs.prune(time.Now()) }
+
 // Close ends all leases and waits until nothing of them is left.
 func (w *Worker) Close() {
 	w.cancel(&endCause{reason: string(market.EndDrained), message: endText(market.EndDrained)})
