@@ -9,6 +9,8 @@ import (
 	"os"
 	"time"
 
+	golibp2p "github.com/libp2p/go-libp2p"
+
 	"github.com/beammesh/beammesh/mesh"
 )
 
@@ -56,6 +58,9 @@ type Config struct {
 	Clock func() time.Time
 	// Log; nil discards.
 	Log *slog.Logger
+
+	// host options of a test, such as a simulated network under QUIC
+	hostOptions []golibp2p.Option
 }
 
 // Invitation says what a ticket grants.

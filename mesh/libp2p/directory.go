@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ipfs/go-cid"
@@ -43,6 +44,8 @@ type directory struct {
 	m   *Mesh
 	dht *dht.IpfsDHT // nil when switched off
 
+	listening atomic.Bool
+
 	mu   sync.Mutex
 	keys map[string]*provided
 }
@@ -73,11 +76,24 @@ func (d *directory) start(m *Mesh) error {
 	if err != nil {
 		return err
 	}
-	return d.dht.Bootstrap(m.ctx)
+	return nil
+}
+
+// run begins to look for other nodes, once we listen: connections made before
+// would not come from our port.
+func (d *directory) run() error {
+	if d.dht == nil {
+		return nil
+	}
+	d.listening.Store(true)
+	return d.dht.Bootstrap(d.m.ctx)
 }
 
 // bootstrap is asked by the DHT when its table runs empty.
 func (d *directory) bootstrap() []peer.AddrInfo {
+	if !d.listening.Load() {
+		return nil
+	}
 	var out []peer.AddrInfo
 	for _, k := range d.m.table.all() {
 		if len(out) < 8 && len(k.Addrs) > 0 {
@@ -135,9 +151,10 @@ func keyCID(key string) cid.Cid {
 // record; it is announced when the first member comes.
 func (m *Mesh) Provide(ctx context.Context, key string) error {
 	d := &m.dir
+	if err := m.usable(); err != nil {
+		return fmt.Errorf("provide %s: %w", key, err)
+	}
 	switch {
-	case m.ctx.Err() != nil:
-		return mesh.ErrClosed
 	case d.dht == nil:
 		return fmt.Errorf("provide %s: directory: %w", key, mesh.ErrDisabled)
 	case key == "" || len(key) > mesh.MaxKey:
@@ -220,10 +237,10 @@ func (d *directory) provides(key string) bool {
 // Find is mesh.Directory's.
 func (m *Mesh) Find(ctx context.Context, key string, limit int) ([]mesh.PeerID, error) {
 	d := &m.dir
-	switch {
-	case m.ctx.Err() != nil:
-		return nil, mesh.ErrClosed
-	case d.dht == nil:
+	if err := m.usable(); err != nil {
+		return nil, fmt.Errorf("find %s: %w", key, err)
+	}
+	if d.dht == nil {
 		return nil, fmt.Errorf("find %s: directory: %w", key, mesh.ErrDisabled)
 	}
 	limit = min(max(limit, 1), maxFind)

@@ -98,9 +98,10 @@ func (g *gossip) topicLocked(name string) (*topic, error) {
 // Publish is mesh.Gossip's.
 func (m *Mesh) Publish(ctx context.Context, name string, data []byte) error {
 	g := &m.gossip
+	if err := m.usable(); err != nil {
+		return fmt.Errorf("publish on %s: %w", name, err)
+	}
 	switch {
-	case m.ctx.Err() != nil:
-		return mesh.ErrClosed
 	case g.ps == nil:
 		return fmt.Errorf("publish on %s: gossip: %w", name, mesh.ErrDisabled)
 	case len(data) > mesh.MaxGossip:
@@ -121,10 +122,10 @@ func (m *Mesh) Publish(ctx context.Context, name string, data []byte) error {
 // Subscribe is mesh.Gossip's.
 func (m *Mesh) Subscribe(name string, fn func(from mesh.PeerID, data []byte)) (cancel func(), err error) {
 	g := &m.gossip
-	switch {
-	case m.ctx.Err() != nil:
-		return nil, mesh.ErrClosed
-	case g.ps == nil:
+	if err := m.usable(); err != nil {
+		return nil, fmt.Errorf("subscribe to %s: %w", name, err)
+	}
+	if g.ps == nil {
 		return nil, fmt.Errorf("subscribe to %s: gossip: %w", name, mesh.ErrDisabled)
 	}
 	g.mu.Lock()

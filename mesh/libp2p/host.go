@@ -78,7 +78,7 @@ func (m *Mesh) newHost() (host.Host, error) {
 			return m.quic, nil
 		}))
 	}
-	h, err := golibp2p.New(opts...)
+	h, err := golibp2p.New(append(opts, m.cfg.hostOptions...)...)
 	if err != nil {
 		rm.Close()
 		return nil, fmt.Errorf("make libp2p host: %w", err)

@@ -12,6 +12,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	msmux "github.com/multiformats/go-multistream"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/beammesh/beammesh/mesh"
 	"github.com/beammesh/beammesh/mesh/membership"
@@ -102,7 +103,7 @@ func (m *Mesh) Join(ctx context.Context, ticket string) error {
 }
 
 // ask sends one join request over a connection that exists.
-func (m *Mesh) ask(ctx context.Context, to mesh.PeerID, proto string, req *peerv1.JoinRequest) (resp *peerv1.JoinResponse, err error) {
+func (m *Mesh) ask(ctx context.Context, to mesh.PeerID, protocol string, req *peerv1.JoinRequest) (resp *peerv1.JoinResponse, err error) {
 	unreachable := func(err error) error {
 		return fault.Wrap(fault.Unreachable, err, "the issuer "+string(to)+" did not answer", "try again; see 'beam node doctor' if it stays so")
 	}
@@ -119,7 +120,7 @@ func (m *Mesh) ask(ctx context.Context, to mesh.PeerID, proto string, req *peerv
 	defer func() { finish(s, err) }()
 	d, _ := ctx.Deadline()
 	s.SetDeadline(d)
-	if err := msmux.SelectProtoOrFail(proto, s); err != nil {
+	if err := msmux.SelectProtoOrFail(protocol, s); err != nil {
 		if no := (msmux.ErrNotSupported[string]{}); !errors.As(err, &no) {
 			return nil, unreachable(err)
 		}
@@ -235,11 +236,39 @@ func (m *Mesh) CanInvite() bool {
 	return c != nil && c.issuer != nil
 }
 
+// IssuerCertificate is this node's right to issue, as bytes to show to others
+// (for example beside an API token it signed), if it has one.
+func (m *Mesh) IssuerCertificate() ([]byte, bool) {
+	c := m.credentials()
+	if c == nil || c.issuer == nil {
+		return nil, false
+	}
+	b, err := proto.Marshal(c.issuer)
+	return b, err == nil
+}
+
+// CheckIssuer says whose right to issue in this mesh the bytes prove, offline.
+func (m *Mesh) CheckIssuer(cert []byte) (mesh.PeerID, error) {
+	c := m.credentials()
+	if c == nil {
+		return "", errNotStarted
+	}
+	var in peerv1.Certificate
+	if err := proto.Unmarshal(cert, &in); err != nil {
+		return "", fmt.Errorf("%w: %w", membership.ErrBadCertificate, err)
+	}
+	body, err := membership.VerifyIssuer(c.root, &in, "", m.cfg.Clock())
+	if err != nil {
+		return "", err
+	}
+	return membership.PeerOf(body.SubjectKey), nil
+}
+
 // Invite makes a ticket, on disk before it is returned. The node must be
 // started: the ticket carries its addresses.
 func (m *Mesh) Invite(_ context.Context, inv Invitation) (string, error) {
 	c := m.credentials()
-	if c == nil || m.gate == nil {
+	if c == nil || m.usable() != nil {
 		return "", fault.New(fault.Invalid, "this node is not running in a mesh", "start it with 'beam node up'")
 	}
 	if c.issuer == nil {

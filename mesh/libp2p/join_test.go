@@ -117,6 +117,13 @@ func TestSecondNodeInvitesAndFounderMayBeGone(t *testing.T) {
 	if !second.CanInvite() {
 		t.Fatal("a node of tier own cannot invite")
 	}
+	cert, _ := second.IssuerCertificate()
+	if who, err := founder.CheckIssuer(cert); err != nil || who != second.PeerID() {
+		t.Errorf("issuer certificate of %s, %v", who, err)
+	}
+	if _, err := founded(t, testConfig(t, "elsewhere"), nil).CheckIssuer(cert); !errors.Is(err, membership.ErrOtherMesh) {
+		t.Errorf("issuer certificate in another mesh: %v", err)
+	}
 	third := joined(t, second, thirdCfg, Invitation{}, nil)
 	meshtest.AwaitUp(t, third, founder.PeerID()) // learned from second
 	meshtest.AwaitUp(t, third, second.PeerID())

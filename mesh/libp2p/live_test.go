@@ -273,45 +273,29 @@ func TestSameIdentityTwice(t *testing.T) {
 // A node that was killed comes back before anybody noticed: its old connection
 // is dead but looks alive. It is let in after the old one failed to answer.
 func TestRestartIsNoDoubleIdentity(t *testing.T) {
-	founder := founded(t, testConfig(t, "founder"), nil) // silent only after 30 s
-	r := newRelay(t)
+	r, nowhere := newRelay(t), newRelay(t)
+	founder := opened(t, behind(testConfig(t, "founder"), r)) // silent only after 30 s
+	if err := founder.Found(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	started(t, founder, nil)
 	aim(t, r, founder)
+	nowhere.pause(true) // nobody dials the node: its one connection goes through r
 	cfg := testConfig(t, "node")
-	node := opened(t, cfg)
-	tk, err := membership.Decode(invited(t, founder, Invitation{}), time.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
-	direct := tk.Addrs
-	tk.Addrs = relayed(direct, r)
-	if err := node.Join(timeout(t), tk.String()); err != nil {
-		t.Fatal(err)
-	}
-	for _, k := range node.table.all() { // only through the relay
-		node.table.rows[k.ID].m.Addrs = tk.Addrs
-	}
-	started(t, node, nil)
+	node := joined(t, founder, behind(cfg, nowhere), Invitation{}, nil)
 	meshtest.AwaitUp(t, founder, node.PeerID())
 	at := meshtest.NewLog(t, founder)
 	r.pause(true)
 
 	again := opened(t, copyOf(t, cfg, "node"))
+	var direct []string
+	for _, a := range founder.host.Network().ListenAddresses() {
+		direct = append(direct, a.String())
+	}
 	again.table.learn(founder.PeerID(), "founder", membership.Own, direct, time.Now())
 	started(t, again, nil)
-	at.Await(t, "MemberDown", func(e mesh.Event) bool { return e.Type == mesh.MemberDown && strings.Contains(e.Reason, "restarted") })
+	at.Await(t, "MemberDown", func(e mesh.Event) bool { return e.Type == mesh.MemberDown && e.Reason == restarted })
 	at.Await(t, "MemberUp", func(e mesh.Event) bool { return e.Type == mesh.MemberUp && e.Member.BootID == again.boot })
-}
-
-// relayed replaces the port in addrs by the relay's.
-func relayed(addrs []string, r *relay) []string {
-	_, port, _ := net.SplitHostPort(r.addr)
-	var out []string
-	for _, a := range addrs {
-		parts := strings.Split(a, "/")
-		parts[4] = port
-		out = append(out, strings.Join(parts, "/"))
-	}
-	return out
 }
 
 func TestClockSkew(t *testing.T) {

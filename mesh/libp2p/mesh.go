@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/host"
@@ -44,8 +45,9 @@ type Mesh struct {
 	renew  chan struct{} // capacity 1: look at the certificates now
 
 	host    host.Host // bare: identify, ping, hello, join
-	gate    *gate     // everything else; set by Start, with the host
-	tcp     *beside   // nil when switched off
+	gate    *gate     // everything else
+	ready   atomic.Bool
+	tcp     *beside // nil when switched off
 	quic    *beside
 	besides singleflight.Group
 	ifaces  ifaces
@@ -117,6 +119,7 @@ func New(_ context.Context, cfg Config) (_ *Mesh, err error) {
 	if m.host, err = m.newHost(); err != nil {
 		return nil, err
 	}
+	m.gate = newGate(m.host, m)
 	return m, nil
 }
 
@@ -183,7 +186,6 @@ func (m *Mesh) Start(ctx context.Context) (err error) {
 	m.mu.Unlock()
 
 	m.refreshOwn()
-	m.gate = newGate(m.host, m)
 	m.host.SetStreamHandler(m.protocolID(protoHello), m.serveHello)
 	m.host.SetStreamHandler(m.protocolID(protoJoin), m.serveJoin)
 	for name, h := range m.handlers {
@@ -199,6 +201,10 @@ func (m *Mesh) Start(ctx context.Context) (err error) {
 	if err := m.listen(); err != nil {
 		return err
 	}
+	if err := m.dir.run(); err != nil {
+		return fmt.Errorf("start directory: %w", err)
+	}
+	m.ready.Store(true)
 	m.table.mu.Lock()
 	m.table.self.Tier = m.Tier()
 	m.table.self.Addrs, m.table.self.Features = m.addrTexts(maxAddrs), m.features()
@@ -211,6 +217,19 @@ func (m *Mesh) Start(ctx context.Context) (err error) {
 	}
 	m.log.Info("mesh started", "mesh", m.ID(), "addrs", m.addrTexts(maxAddrs))
 	return ctx.Err()
+}
+
+var errNotStarted = errors.New("mesh is not started")
+
+// usable is asked first by everything that needs a running mesh.
+func (m *Mesh) usable() error {
+	switch {
+	case m.ctx.Err() != nil:
+		return mesh.ErrClosed
+	case !m.ready.Load():
+		return errNotStarted
+	}
+	return nil
 }
 
 // spawn runs fn until the mesh closes; Close waits for it.
@@ -322,9 +341,6 @@ func (m *Mesh) Verify(by mesh.PeerID, data, sig []byte) error {
 
 // Expel closes the connections of a peer that Config.Deny refuses now.
 func (m *Mesh) Expel(p mesh.PeerID, reason string) {
-	if m.gate == nil {
-		return
-	}
 	m.log.Info("expelling a peer", "peer", p, "reason", reason)
 	m.table.down(p, reason, m.cfg.Clock())
 	m.gate.closePeer(p)

@@ -41,8 +41,11 @@ func (m *Mesh) open(ctx context.Context, to mesh.PeerID, name string, bulk bool)
 		}
 		return nil, fmt.Errorf("open %s to %s: %w", name, to, err)
 	}
-	if m.gate == nil || to == m.self {
-		return fail(fmt.Errorf("not started, or own id: %w", mesh.ErrUnreachable))
+	if err := m.usable(); err != nil {
+		return fail(err)
+	}
+	if to == m.self {
+		return fail(fmt.Errorf("own id: %w", mesh.ErrUnreachable))
 	}
 	// A connection may close between the choice and the open: try again once.
 	for try := 0; ; try++ {
