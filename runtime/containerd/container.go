@@ -125,7 +125,7 @@ func (c *container) makeFiles(lower []string) error {
 			return fmt.Errorf("make container folder: %w", err)
 		}
 	}
-	if err := mountRootfs(c.slot.pair, c.e.layers.snapshotDir(), lower, c.slot.disk, c.rootfs()); err != nil {
+	if err := mountRootfs(c.slot.pair, c.e.layers.dir, lower, c.slot.disk, c.rootfs()); err != nil {
 		return err
 	}
 	var err error
@@ -153,7 +153,7 @@ func (c *container) create(ctx context.Context) error {
 		cgroups: c.e.cgroups, userNS: c.slot.pair.UserPath(), netNS: c.slot.pair.NetPath()}
 	var err error
 	if len(c.spec.GPUs) > 0 {
-		if in.edits, err = cfg.DeviceEdits(ctx, c.spec.GPUs); err != nil {
+		if in.edits, err = cfg.DeviceEdits(c.spec.GPUs); err != nil {
 			return fmt.Errorf("devices %v: %w", c.spec.GPUs, err)
 		}
 	}
