@@ -26,6 +26,21 @@ var (
 	ErrNotMember   = errors.New("peer is not a member of this mesh")
 	ErrUnreachable = errors.New("peer is unreachable")
 	ErrClosed      = errors.New("mesh is closed")
+	// ErrDisabled answers for a part switched off in this node's config
+	// (gossip or the directory).
+	ErrDisabled = errors.New("switched off on this node")
+	// ErrNotServed answers the first read of a stream whose protocol the peer
+	// has no handler for.
+	ErrNotServed = errors.New("peer does not serve this protocol")
+	// ErrTooLarge answers a gossip message above MaxGossip.
+	ErrTooLarge = errors.New("message is too large")
+)
+
+// Bounds of the contract, the same for every implementation.
+const (
+	MaxGossip       = 1 << 10   // bytes of one gossip message
+	MaxHelloPayload = 256 << 10 // bytes the Hello hook may give
+	MaxKey          = 256       // bytes of a directory key
 )
 
 // Stream is one ordered, flow-controlled byte pipe to an authenticated member.

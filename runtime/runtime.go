@@ -122,6 +122,18 @@ type Container interface {
 	End() End
 }
 
+// Differ is an Engine that can hand out what a container wrote. Image builds
+// need it.
+type Differ interface {
+	// Diff calls fn with a folder that shows the container's writable layer:
+	// only what differs from its layers, owners as the container sees them, a
+	// character device 0:0 for each removed path, and the overlay's opaque mark
+	// on folders that replace one below. The caller has waited for the
+	// container's processes and calls it before Stop. fn must neither change
+	// nor keep the folder.
+	Diff(ctx context.Context, id string, fn func(dir string) error) error
+}
+
 // Usage is what a container consumed so far.
 type Usage struct {
 	CPU         time.Duration

@@ -1,6 +1,7 @@
 package containerd
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"hash/fnv"
@@ -11,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/beammesh/beammesh/runtime"
+	"github.com/beammesh/beammesh/runtime/gpu"
 )
 
 // Config is what New needs. Root, State, ShimPath, RuncPath, InitPath and
@@ -57,28 +59,11 @@ type Config struct {
 	// recently used first. Default: half of the disk below Root.
 	LayerBytes int64
 
-	// DeviceEdits turns device ids from the inventory into what a container
-	// needs to use them. Without it a Spec with GPUs is refused.
-	DeviceEdits func(gpus []string) (DeviceEdits, error)
+	// DeviceEdits turns device ids into what a container needs to use them: the
+	// method Edits of a gpu.Inventory. Without it a Spec with GPUs is refused.
+	DeviceEdits func(ctx context.Context, ids []string) (gpu.Edits, error)
 
 	Log *slog.Logger // default: discard
-}
-
-// DeviceEdits is what is added to a container that was granted devices.
-type DeviceEdits struct {
-	Devices []Device
-	Env     []string
-	Mounts  []runtime.Mount
-}
-
-// Device is a device node to appear in a container. With Type, Major and Minor
-// set it need not exist on this machine; else they are read from HostPath.
-type Device struct {
-	HostPath     string // node on this machine
-	Path         string // in the container; "" = HostPath
-	Type         string // "c" or "b"
-	Major, Minor int64
-	Access       string // "rwm" or less; "" = "rw"
 }
 
 const (

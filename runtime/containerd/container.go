@@ -153,7 +153,7 @@ func (c *container) create(ctx context.Context) error {
 		cgroups: c.e.cgroups, userNS: c.slot.pair.UserPath(), netNS: c.slot.pair.NetPath()}
 	var err error
 	if len(c.spec.GPUs) > 0 {
-		if in.edits, err = cfg.DeviceEdits(c.spec.GPUs); err != nil {
+		if in.edits, err = cfg.DeviceEdits(ctx, c.spec.GPUs); err != nil {
 			return fmt.Errorf("devices %v: %w", c.spec.GPUs, err)
 		}
 	}

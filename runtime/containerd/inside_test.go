@@ -16,6 +16,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/beammesh/beammesh/runtime"
+	"github.com/beammesh/beammesh/runtime/gpu"
 	"github.com/beammesh/beammesh/runtime/runtimetest"
 )
 
@@ -116,11 +117,11 @@ func dnsServer(t *testing.T) string {
 }
 
 func TestDeviceEdits(t *testing.T) {
-	edits := func([]string) (DeviceEdits, error) {
+	edits := func(context.Context, []string) (gpu.Edits, error) {
 		// The node of /dev/fuse stands for the device: containers do not get it.
-		return DeviceEdits{Devices: []Device{{HostPath: "/dev/fuse"}, {Path: "/dev/nvidia1", Type: "c", Major: 10, Minor: 229, Access: "r"}},
+		return gpu.Edits{Devices: []gpu.DeviceNode{{HostPath: "/dev/fuse"}, {Path: "/dev/nvidia1", Type: "c", Major: 10, Minor: 229, Access: "r"}},
 			Env:    []string{"NVIDIA_VISIBLE_DEVICES=void"},
-			Mounts: []runtime.Mount{{Source: "/etc/hostname", Target: "/usr/lib/libcuda.so.1", ReadOnly: true}}}, nil
+			Mounts: []gpu.Mount{{Source: "/etc/hostname", Target: "/usr/lib/libcuda.so.1", Options: []string{"bind", "ro"}}}}, nil
 	}
 	e := newEngine(t, func(c *Config) { c.DeviceEdits = edits })
 	tg := target(e)
@@ -170,4 +171,20 @@ func TestDeviceEdits(t *testing.T) {
 		t.Fatal(err)
 	}
 	start(t, e, again)
+}
+
+func TestSimulatedDevices(t *testing.T) {
+	inv, err := gpu.Simulated("H100:2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	devs, err := inv.List(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := newEngine(t, func(c *Config) { c.DeviceEdits = inv.Edits })
+	c := start(t, e, runtime.Spec{ID: "sim", GPUs: []string{devs[1].ID}})
+	if o := target(e).Do(t, c, "ls", "/dev"); !strings.Contains(o.Stdout, "nvidia1-simulated") || strings.Contains(o.Stdout, "nvidia0") {
+		t.Errorf("granted was the second device, /dev has\n%s", o.Stdout)
+	}
 }

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/beammesh/beammesh/runtime"
+	"github.com/beammesh/beammesh/runtime/gpu"
 )
 
 // Mounts that exist on the host while runc makes the container, for it to
@@ -45,16 +46,16 @@ func (c *container) mapMounts() ([]runtime.Mount, error) {
 	return out, nil
 }
 
-// deviceNode is a complete Device and a node of it to mount from.
+// deviceNode is a complete description and a node of it to mount from.
 type deviceNode struct {
-	Device
+	gpu.DeviceNode
 	source string
 }
 
 // makeDevices makes copies of device nodes that everybody may open. The host's
 // own often belong to a group, which is nobody in the container; whether the
 // device can be used is the cgroup's decision.
-func (c *container) makeDevices(devices []Device) ([]deviceNode, error) {
+func (c *container) makeDevices(devices []gpu.DeviceNode) ([]deviceNode, error) {
 	if len(devices) == 0 {
 		return nil, nil
 	}
@@ -73,7 +74,7 @@ func (c *container) makeDevices(devices []Device) ([]deviceNode, error) {
 		if err != nil {
 			return nil, err
 		}
-		n := deviceNode{Device: d, source: filepath.Join(dir, fmt.Sprint(i))}
+		n := deviceNode{DeviceNode: d, source: filepath.Join(dir, fmt.Sprint(i))}
 		mode := map[string]uint32{"c": unix.S_IFCHR, "b": unix.S_IFBLK}[d.Type]
 		if err := unix.Mknod(n.source, mode|0o666, int(unix.Mkdev(uint32(d.Major), uint32(d.Minor)))); err != nil {
 			return nil, fmt.Errorf("device %s: %w", d.Path, err)
@@ -87,7 +88,7 @@ func (c *container) makeDevices(devices []Device) ([]deviceNode, error) {
 }
 
 // complete reads from the host's node what d does not say.
-func complete(d Device) (Device, error) {
+func complete(d gpu.DeviceNode) (gpu.DeviceNode, error) {
 	if d.Path == "" {
 		d.Path = d.HostPath
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/beammesh/beammesh/runtime"
 	"github.com/beammesh/beammesh/runtime/cgroup"
+	"github.com/beammesh/beammesh/runtime/gpu"
 )
 
 const (
@@ -44,7 +45,7 @@ type specInput struct {
 	cgroups    *cgroup.Hierarchy
 	userNS     string
 	netNS      string
-	edits      DeviceEdits
+	edits      gpu.Edits
 	devices    []deviceNode    // edits.Devices, ready to be mounted
 	mounts     []runtime.Mount // the caller's, their sources already idmapped
 }
@@ -88,7 +89,10 @@ func ociSpec(in specInput) *specs.Spec {
 	for _, n := range in.devices {
 		addDevice(s, n)
 	}
-	for _, m := range slices.Concat(in.edits.Mounts, in.mounts) {
+	for _, m := range in.edits.Mounts {
+		s.Mounts = append(s.Mounts, specs.Mount{Destination: m.Target, Type: "bind", Source: m.Source, Options: m.Options})
+	}
+	for _, m := range in.mounts {
 		s.Mounts = append(s.Mounts, bind(m.Source, m.Target, m.ReadOnly))
 	}
 	s.Linux.Seccomp = seccomp.DefaultProfile(s) // knows what the capabilities allow

@@ -29,7 +29,7 @@ type Pair struct {
 	First uint32 // the host's id of user 0 and group 0 in the pair
 	Count uint32
 	User  *os.File
-	Net   *os.File // nil with Reverse
+	Net   *os.File // nil in one made by Unmapped
 }
 
 // New makes a pair in which ids 0..count-1 are the host's first..first+count-1.
@@ -41,10 +41,10 @@ func New(first, count uint32) (*Pair, error) {
 	return p, nil
 }
 
-// Reverse makes a pair without a network, whose Bind undoes that of a pair
-// with the same ids: files of the host's first..first+count-1 appear as those
-// of 0..count-1.
-func Reverse(first, count uint32) (*Pair, error) {
+// Unmapped makes the opposite of New for mounts: what belongs to the host's
+// first..first+count-1 on disk shows as 0..count-1 in its Clone or Bind. It has
+// no network, and no container can run in it.
+func Unmapped(first, count uint32) (*Pair, error) {
 	p, err := makePair(syscall.CLONE_NEWUSER, first, 0, count)
 	if err != nil {
 		return nil, fmt.Errorf("make user namespace for id %d: %w", first, err)

@@ -5,7 +5,7 @@ import (
 	"flag"
 	"log/slog"
 	"os"
-	"runtime"
+	goruntime "runtime"
 	"runtime/debug"
 	"strings"
 
@@ -15,7 +15,7 @@ import (
 func main() {
 	// Init's memory counts on top of what the user asked for: stay small.
 	debug.SetGCPercent(50)
-	runtime.GOMAXPROCS(min(2, runtime.GOMAXPROCS(0)))
+	goruntime.GOMAXPROCS(min(2, goruntime.GOMAXPROCS(0)))
 	var cfg initd.Config
 	flag.StringVar(&cfg.Ctl, "ctl", "", "socket of the node (default /run/beam/ctl.sock)")
 	flag.StringVar(&cfg.API, "api", "", "socket of the node's API (default /run/beam/api.sock)")

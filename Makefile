@@ -1,0 +1,54 @@
+# make help lists what there is. Everything a target makes lies in bin/,
+# build/out/ and .cache/, none of which git keeps.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.PHONY: help build assets quick test bench demo dev lint generate setup clean
+MAKEFLAGS += --no-print-directory
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+TESTSUM := .cache/bin/testsum
+
+# Packages that need neither root nor minutes of compiling.
+QUICK := ./cli ./cli/client ./cli/interrupt ./cli/output ./cli/python \
+	$(patsubst %,./%/...,$(wildcard internal proto scheduler simulations tools))
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 14
+
+build: assets ## build bin/beam with all its helpers inside
+	CGO_ENABLED=0 go build -trimpath -tags assets -ldflags '-s -w -X main.version=$(VERSION)' -o bin/beam ./cli/beam
+
+assets: ## build the helpers that bin/beam embeds
+	go run ./build/assets
+
+$(TESTSUM): FORCE
+	@go build -o $@ ./tools/testsum
+FORCE:
+
+setup: ## install what tests and build need (OS packages as root; rest in .cache/)
+	@tools/setup.sh
+
+quick: $(TESTSUM) ## pure packages and the command line's goldens: no root, under 3 minutes
+	@$(TESTSUM) -race=false -groups go $(QUICK)
+
+test: setup build $(TESTSUM) ## every test, with real containers: needs root or sudo
+	@$(TESTSUM)
+
+lint: setup $(TESTSUM) ## format, go vet, staticcheck
+	@$(TESTSUM) -groups lint
+
+bench: build ## measure against other systems on this machine
+	@tools/bench.sh
+
+demo: ## install, build, start a mesh of three nodes here and run a function on it
+	@tools/demo.sh
+
+dev: build ## start a mesh of three nodes on this machine, as root
+	@if [ "$$(id -u)" = 0 ]; then bin/beam dev up --nodes 3; else sudo bin/beam dev up --nodes 3; fi
+
+generate: ## write the code of all schemas again (needs protoc)
+	go run ./tools/codegen
+
+clean: ## remove everything that was built; a running mesh: bin/beam dev down
+	rm -rf bin build/out .cache

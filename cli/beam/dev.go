@@ -1,0 +1,39 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/beammesh/beammesh/cli"
+	"github.com/beammesh/beammesh/cli/dev"
+	"github.com/beammesh/beammesh/node"
+)
+
+func devRoot(f cli.DevFlags) string {
+	if f.Dir != "" {
+		return f.Dir
+	}
+	return dev.DefaultRoot
+}
+
+func devUp(ctx context.Context, f cli.DevFlags, progress cli.Progress) error {
+	_, err := dev.Up(ctx, dev.Options{Root: devRoot(f), Nodes: f.Nodes, GPUs: f.GPUs, CPUOvercommit: f.CPUOvercommit,
+		Sweep: node.Sweep}, dev.UI(progress))
+	return err
+}
+
+func devDown(ctx context.Context, f cli.DevFlags, progress cli.Progress) error {
+	return dev.Down(ctx, dev.DownOptions{Root: devRoot(f), Sweep: node.Sweep}, dev.UI(progress))
+}
+
+func devEnv(_ context.Context, f cli.DevFlags) ([]string, error) {
+	i := f.Node
+	if i == 0 {
+		i = 1
+	}
+	lines, err := dev.Env(devRoot(f), i)
+	if err != nil {
+		return nil, fmt.Errorf("read the dev mesh: %w", err)
+	}
+	return lines, nil
+}

@@ -1,0 +1,399 @@
+package libp2p
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	msmux "github.com/multiformats/go-multistream"
+
+	"github.com/beammesh/beammesh/mesh"
+	"github.com/beammesh/beammesh/mesh/membership"
+	peerv1 "github.com/beammesh/beammesh/proto/beammesh/peer/v1"
+	"github.com/beammesh/beammesh/proto/fault"
+)
+
+// The protocols a stranger may open, beside identify and ping.
+const (
+	protoHello = "hello/1"
+	protoJoin  = "join/1"
+)
+
+// The exchange on every new connection (docs/protocols/hello.md):
+//
+//	dialler  Hello ─────►  listener     chain, boot id, versions, clock
+//	         ◄───── Hello               or a refusal, and nothing more
+//	         Greeting ──►               the node's payload, known members
+//	         ◄── Greeting               or a refusal
+//
+// The listener counts the dialler as proven before its Greeting leaves, so the
+// dialler may open streams as soon as it has read it.
+
+// connected runs on the swarm's notification, or ahead of it when a stream of
+// the connection is seen first.
+func (m *Mesh) connected(c network.Conn) *link {
+	dialer := c.Stat().Direction == network.DirOutbound
+	for _, t := range []*beside{m.tcp, m.quic} {
+		dialer = dialer || (t != nil && t.dialledHere(ends(c)))
+	}
+	l, fresh := m.gate.add(c, dialer)
+	if !fresh {
+		return l
+	}
+	if dialer {
+		m.gate.begin(l)
+		m.spawn(func() {
+			if err := m.sayHello(l); err != nil {
+				m.gate.fail(l)
+				m.log.Debug("hello failed", "peer", l.peer, "err", err)
+				if !expiredHere(err) { // an expired member still renews on this connection
+					l.conn.Close()
+				}
+			}
+		})
+	}
+	return l
+}
+
+func (m *Mesh) disconnected(c network.Conn) {
+	l, last := m.gate.drop(c)
+	if l == nil || !last || m.ctx.Err() != nil {
+		return
+	}
+	m.spawn(func() { m.lost(l.peer, "the connection broke") })
+}
+
+// theirs is what a hello proved about the other side.
+type theirs struct {
+	hello  *peerv1.Hello
+	member membership.Member
+	skew   time.Duration
+	rtt    time.Duration
+}
+
+func (m *Mesh) sayHello(l *link) (err error) {
+	ctx, cancel := context.WithTimeout(m.ctx, helloTimeout)
+	defer cancel()
+	s, err := l.conn.NewStream(ctx)
+	if err != nil {
+		return fmt.Errorf("open hello: %w", err)
+	}
+	s.SetDeadline(time.Now().Add(helloTimeout))
+	defer func() { finish(s, err) }()
+	if err := s.SetProtocol(m.protocolID(protoHello)); err != nil {
+		return err
+	}
+	st := msmux.NewMSSelect(s, m.protocolID(protoHello))
+	r := bufio.NewReader(st)
+
+	sent := time.Now()
+	mine := m.ownHello()
+	sentClock := time.Unix(0, mine.ClockUnixNanos)
+	if err := writeFrame(st, mine, maxHelloFrame); err != nil {
+		return err
+	}
+	t := &theirs{hello: new(peerv1.Hello)}
+	if err := readFrame(r, t.hello, maxHelloFrame); err != nil {
+		return err
+	}
+	t.rtt = time.Since(sent)
+	t.skew = time.Unix(0, t.hello.ClockUnixNanos).Sub(sentClock.Add(t.rtt / 2))
+	if err := m.refusedBy(l, t.hello, t.hello.Refusal); err != nil {
+		return err
+	}
+	if no := m.judge(l, t); no != nil {
+		if writeFrame(st, &peerv1.Greeting{Refusal: no}, maxGreetingFrame) == nil {
+			s.CloseWrite()
+			r.ReadByte() // until the peer has read it and closes, or the deadline
+		}
+		return m.refuse(l, t, no)
+	}
+	if err := writeFrame(st, m.ownGreeting(l.peer), maxGreetingFrame); err != nil {
+		return err
+	}
+	g := new(peerv1.Greeting)
+	if err := readFrame(r, g, maxGreetingFrame); err != nil {
+		return err
+	}
+	if err := m.refusedBy(l, t.hello, g.Refusal); err != nil {
+		return err
+	}
+	if err := m.take(g); err != nil {
+		return err
+	}
+	m.welcome(l, t, g)
+	return nil
+}
+
+// finish ends a stream of ours: Close after a good exchange, which lets the
+// peer read all of it, else Reset.
+func finish(s network.Stream, err error) {
+	if err != nil {
+		s.Reset()
+		return
+	}
+	s.Close()
+}
+
+func (m *Mesh) serveHello(s network.Stream) {
+	l := m.connected(s.Conn())
+	if l.dialer || !m.gate.begin(l) { // one hello a connection, started by its dialler
+		s.Reset()
+		return
+	}
+	s.SetDeadline(time.Now().Add(helloTimeout))
+	err := m.answerHello(l, s)
+	finish(s, err)
+	if err != nil {
+		m.gate.fail(l)
+		m.log.Debug("hello failed", "peer", l.peer, "err", err)
+		if !expiredThere(err) {
+			l.conn.Close()
+		}
+	}
+}
+
+func (m *Mesh) answerHello(l *link, s network.Stream) error {
+	r := bufio.NewReader(s)
+	t := &theirs{hello: new(peerv1.Hello)}
+	if err := readFrame(r, t.hello, maxHelloFrame); err != nil {
+		return err
+	}
+	mine := m.ownHello()
+	if mine.Refusal = m.judge(l, t); mine.Refusal != nil {
+		// A stranger learns the reason and no more: no chain, no names.
+		err := writeFrame(s, &peerv1.Hello{Refusal: mine.Refusal, ClockUnixNanos: mine.ClockUnixNanos}, maxHelloFrame)
+		s.CloseWrite()
+		r.ReadByte() // until the peer has read it and closes, or the deadline
+		return errors.Join(m.refuse(l, t, mine.Refusal), err)
+	}
+	sent := time.Now()
+	sentClock := time.Unix(0, mine.ClockUnixNanos)
+	if err := writeFrame(s, mine, maxHelloFrame); err != nil {
+		return err
+	}
+	g := new(peerv1.Greeting)
+	if err := readFrame(r, g, maxGreetingFrame); err != nil {
+		return err
+	}
+	t.rtt = time.Since(sent)
+	t.skew = time.Unix(0, g.ClockUnixNanos).Sub(sentClock.Add(t.rtt / 2))
+	if err := m.refusedBy(l, t.hello, g.Refusal); err != nil {
+		return err
+	}
+	if err := m.take(g); err != nil {
+		return err
+	}
+	greeting := m.ownGreeting(l.peer)
+	m.welcome(l, t, g)
+	return writeFrame(s, greeting, maxGreetingFrame)
+}
+
+func (m *Mesh) ownHello() *peerv1.Hello {
+	m.mu.Lock()
+	protocols := make([]string, 0, len(m.handlers))
+	for p := range m.handlers {
+		protocols = append(protocols, p)
+	}
+	m.mu.Unlock()
+	slices.Sort(protocols)
+	return &peerv1.Hello{Chain: m.credentials().chain, BootId: m.boot, Version: m.cfg.Version, Name: m.cfg.Name, Protocols: protocols,
+		Features: m.features(), ClockUnixNanos: m.cfg.Clock().UnixNano(), Addrs: encodeAddrs(m.addrTexts(maxAddrs))}
+}
+
+func (m *Mesh) ownGreeting(to mesh.PeerID) *peerv1.Greeting {
+	g := &peerv1.Greeting{Members: m.records(to)}
+	if m.cfg.Hello != nil {
+		if g.Payload = m.cfg.Hello.Local(to); len(g.Payload) > maxPayload {
+			m.log.Error("hello payload is too large, sending none", "bytes", len(g.Payload), "limit", maxPayload)
+			g.Payload = nil
+		}
+	}
+	g.ClockUnixNanos = m.cfg.Clock().UnixNano()
+	return g
+}
+
+// judge decides whether the peer may come in.
+func (m *Mesh) judge(l *link, t *theirs) *peerv1.Refusal {
+	h := t.hello
+	if len(h.Protocols) > maxProtocols || len(h.Features) > maxFeatures || len(h.Name) > maxName || len(h.BootId) > 64 || len(h.Version) > 64 {
+		return refusal(fault.Invalid, "hello is out of bounds", "update the older of the two machines")
+	}
+	c := m.credentials()
+	var err error
+	if t.member, err = membership.Verify(c.root, h.Chain, l.peer, m.cfg.Clock()); err != nil {
+		switch {
+		case errors.Is(err, membership.ErrExpired):
+			return refusal(fault.Expired, "the membership expired", "the node renews it by itself at any issuer of the mesh; if the clock of the machine is wrong, set it")
+		case errors.Is(err, membership.ErrNotYetValid):
+			return refusal(fault.Unauthorized, err.Error(), "set the clock of both machines, for example with NTP")
+		}
+		return refusal(fault.Unauthorized, err.Error(), "join with a ticket: 'beam node join <ticket>'")
+	}
+	if reason, denied := m.cfg.Deny(l.peer); denied {
+		return refusal(fault.Forbidden, "denied: "+reason, "ask the owner of the mesh")
+	}
+	if where, twice := m.livesElsewhere(l, h.BootId); twice {
+		return refusal(fault.Conflict, "this identity already runs at "+where,
+			"stop one of the two; to make a copied machine a new one, remove identity.key from its data directory and join with a new ticket")
+	}
+	return nil
+}
+
+// livesElsewhere says whether another process with l's identity answers right
+// now. A process that was killed and started again looks the same until its old
+// connections are asked.
+func (m *Mesh) livesElsewhere(l *link, boot string) (where string, twice bool) {
+	if l.peer == m.self {
+		return "the machine you asked", true
+	}
+	var stale []*link
+	for _, o := range m.gate.links(l.peer, true) {
+		if o == l || o.boot == boot {
+			continue
+		}
+		if m.answers(o) {
+			return o.conn.RemoteMultiaddr().String(), true
+		}
+		stale = append(stale, o)
+	}
+	if len(stale) > 0 {
+		m.table.down(l.peer, restarted, m.cfg.Clock())
+		for _, o := range stale {
+			m.gate.drop(o.conn)
+			o.conn.Close()
+		}
+	}
+	return "", false
+}
+
+// refuse records that we turned a peer away.
+func (m *Mesh) refuse(l *link, t *theirs, no *peerv1.Refusal) error {
+	if t.member.Peer != "" { // strangers are no event: anybody could flood the watchers
+		m.table.refused(mesh.Member{ID: l.peer, Name: t.hello.Name, Tier: t.member.Tier, Version: t.hello.Version}, no.Message)
+		m.log.Warn("refused a member", "peer", l.peer, "addr", l.conn.RemoteMultiaddr(), "reason", no.Message)
+	}
+	return &refusedError{here: true, fault: fault.New(fault.Code(no.Code), no.Message, no.Hint)}
+}
+
+// refusedBy records that a peer turned us away.
+func (m *Mesh) refusedBy(l *link, h *peerv1.Hello, no *peerv1.Refusal) error {
+	if no == nil {
+		return nil
+	}
+	f := fault.New(fault.Code(clip(no.Code, 64)), clip(no.Message, 512), clip(no.Hint, 512))
+	m.table.refused(mesh.Member{ID: l.peer, Name: clip(h.Name, maxName)}, "it refused us: "+f.Message)
+	m.log.Warn("a peer refused this node", "peer", l.peer, "reason", f.Message, "hint", f.Hint)
+	if f.Code == fault.Expired {
+		m.certifyNow()
+	}
+	return &refusedError{fault: f}
+}
+
+// take checks a greeting and learns the members it names.
+func (m *Mesh) take(g *peerv1.Greeting) error {
+	if len(g.Payload) > maxPayload || len(g.Members) > maxRecords {
+		return fmt.Errorf("greeting out of bounds: %d bytes, %d members", len(g.Payload), len(g.Members))
+	}
+	return nil
+}
+
+// welcome makes the connection's peer a connected member.
+func (m *Mesh) welcome(l *link, t *theirs, g *peerv1.Greeting) {
+	m.learn(g.Members)
+	if m.cfg.Hello != nil {
+		m.cfg.Hello.Remote(l.peer, g.Payload)
+	}
+	if !m.gate.prove(l, t.hello.BootId, t.member.NotAfter) {
+		return // closed meanwhile
+	}
+	addrs := decodeAddrs(t.hello.Addrs)
+	if l.dialer {
+		addrs = mergeAddrs([]string{l.conn.RemoteMultiaddr().String()}, addrs) // it worked from here
+	}
+	m.table.up(mesh.Member{ID: l.peer, Name: t.hello.Name, Tier: t.member.Tier, Connected: true, Path: mesh.PathDirect, Addrs: addrs,
+		RTT: t.rtt, ClockSkew: t.skew, Version: t.hello.Version, Features: t.hello.Features, BootID: t.hello.BootId, LastSeen: m.cfg.Clock()})
+	if !m.gate.member(l.peer) {
+		// It broke between prove and up, when there was nobody to take down yet.
+		m.spawn(func() { m.lost(l.peer, "the connection broke") })
+		return
+	}
+	m.dir.memberUp(mustPeer(l.peer), slices.Contains(t.hello.Features, featDirectory))
+	if slices.Contains(t.hello.Features, featRoot) {
+		m.certifyNow()
+	}
+	m.spawn(func() { m.keepAlive(l) })
+	m.log.Info("member connected", "peer", l.peer, "name", t.hello.Name, "addr", l.conn.RemoteMultiaddr(), "rtt", t.rtt, "skew", t.skew)
+}
+
+// records are the members we tell others about.
+func (m *Mesh) records(to mesh.PeerID) []*peerv1.PeerRecord {
+	var out []*peerv1.PeerRecord
+	members := m.table.list()
+	slices.SortStableFunc(members, func(a, b mesh.Member) int { // connected ones first
+		switch {
+		case a.Connected == b.Connected:
+			return 0
+		case a.Connected:
+			return -1
+		}
+		return 1
+	})
+	for _, k := range members {
+		if k.ID == m.self || k.ID == to || len(k.Addrs) == 0 || len(out) == maxRecords {
+			continue
+		}
+		if key, err := membership.KeyOf(k.ID); err == nil {
+			out = append(out, &peerv1.PeerRecord{Key: key, Name: k.Name, Tier: k.Tier, Addrs: encodeAddrs(k.Addrs[:min(len(k.Addrs), maxRecordAddrs)])})
+		}
+	}
+	return out
+}
+
+// maxRecordAddrs keeps 256 records well inside a frame.
+const maxRecordAddrs = 6
+
+func (m *Mesh) learn(in []*peerv1.PeerRecord) {
+	for _, r := range in {
+		if len(r.Key) != 32 || len(r.Name) > maxName || (r.Tier != "" && !membership.ValidTier(r.Tier)) {
+			continue
+		}
+		m.table.learn(membership.PeerOf(r.Key), r.Name, r.Tier, decodeAddrs(r.Addrs), m.cfg.Clock())
+	}
+}
+
+func refusal(code fault.Code, message, hint string) *peerv1.Refusal {
+	return &peerv1.Refusal{Code: string(code), Message: message, Hint: hint}
+}
+
+// refusedError ends a hello; here says that we refused.
+type refusedError struct {
+	here  bool
+	fault *fault.Error
+}
+
+func (e *refusedError) Error() string { return e.fault.Error() }
+func (e *refusedError) Unwrap() error { return e.fault }
+
+// expiredHere: the other side holds our certificate for expired.
+func expiredHere(err error) bool {
+	var r *refusedError
+	return errors.As(err, &r) && !r.here && r.fault.Code == fault.Expired
+}
+
+// expiredThere: we hold the other side's certificate for expired.
+func expiredThere(err error) bool {
+	var r *refusedError
+	return errors.As(err, &r) && r.here && r.fault.Code == fault.Expired
+}
+
+func clip(s string, n int) string {
+	if len(s) > n {
+		return s[:n]
+	}
+	return s
+}

@@ -1,0 +1,315 @@
+package node
+
+import (
+	"context"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/beammesh/beammesh/mesh"
+	"github.com/beammesh/beammesh/node/marketwire"
+	peerv1 "github.com/beammesh/beammesh/proto/beammesh/peer/v1"
+	"github.com/beammesh/beammesh/scheduler"
+	"github.com/beammesh/beammesh/scheduler/market"
+	"google.golang.org/protobuf/proto"
+)
+
+const (
+	topicAdverts = "adverts"
+	topicOffers  = "offers"
+	// heartbeat repeats the own advert: gossip loses messages.
+	heartbeat = 5 * time.Second
+	// advertEvery bounds how often a changing advert is gossiped.
+	advertEvery = 100 * time.Millisecond
+	// maxAdvertRoots keeps an advert within its 512 bytes, nearly.
+	maxAdvertRoots = 8
+	// maxAdverts bounds the view that is kept and handed on.
+	maxAdverts = 4096
+	// maxView bounds what one hello carries.
+	maxView = 200 << 10
+	// discoverWait bounds the wait for adverts of nodes that the DHT named.
+	discoverWait = 2 * time.Second
+	// discoverLimit is how many nodes are looked up per class.
+	discoverLimit = 8
+)
+
+// adverts keeps what nodes say of themselves, spreads what this one says, and
+// feeds the owner's view. It implements mesh.Hello.
+type adverts struct {
+	self   mesh.PeerID
+	signer mesh.Signer
+	gossip mesh.Gossip
+	dir    mesh.Directory
+	log    *slog.Logger
+	seen   func(market.AdvertSeen)
+	ask    func(to mesh.PeerID) // sends WantAdvert
+	deny   revocations
+
+	change chan struct{} // one token: the own advert changed
+
+	mu    sync.Mutex
+	known map[mesh.PeerID]known
+	own   *peerv1.SignedAdvert
+	wait  map[mesh.PeerID][]chan struct{} // woken when an advert of that node comes
+}
+
+// revocations is the part of token.DenySet that hello brings together.
+type revocations interface {
+	All() []string
+	Add(raw string) (news bool, err error)
+}
+
+// maxRevocations bounds those in one hello.
+const maxRevocations = 256
+
+type known struct {
+	advert scheduler.Advert
+	signed *peerv1.SignedAdvert
+}
+
+func newAdverts(self mesh.PeerID, log *slog.Logger) *adverts {
+	return &adverts{self: self, log: log, change: make(chan struct{}, 1), known: map[mesh.PeerID]known{}, wait: map[mesh.PeerID][]chan struct{}{}}
+}
+
+// set takes a changed advert of this node. It does not block.
+func (a *adverts) set(ad scheduler.Advert) {
+	ad.Capacity.HotRoots = ad.Capacity.HotRoots[:min(len(ad.Capacity.HotRoots), maxAdvertRoots)]
+	b, err := proto.Marshal(marketwire.AdvertOut(ad))
+	if err != nil {
+		a.log.Error("encode own advert", "err", err)
+		return
+	}
+	sig, err := a.signer.Sign(b)
+	if err != nil {
+		a.log.Error("sign own advert", "err", err)
+		return
+	}
+	a.mu.Lock()
+	a.own = &peerv1.SignedAdvert{Advert: b, Signature: sig}
+	a.known[a.self] = known{ad, a.own}
+	a.mu.Unlock()
+	select {
+	case a.change <- struct{}{}:
+	default:
+	}
+	a.seen(market.AdvertSeen{Advert: ad, Source: scheduler.SourceSelf})
+}
+
+// run gossips the own advert on change and as a heartbeat, until ctx ends.
+func (a *adverts) run(ctx context.Context) {
+	beat := time.NewTicker(heartbeat)
+	defer beat.Stop()
+	pause := time.NewTimer(0)
+	defer pause.Stop()
+	for {
+		select {
+		case <-a.change:
+		case <-beat.C:
+		case <-ctx.Done():
+			return
+		}
+		a.mu.Lock()
+		own := a.own
+		a.mu.Unlock()
+		if own != nil {
+			if b, err := proto.Marshal(own); err == nil {
+				if err := a.gossip.Publish(ctx, topicAdverts, b); err != nil && ctx.Err() == nil {
+					a.log.Debug("gossip own advert", "err", err)
+				}
+			}
+		}
+		pause.Reset(advertEvery)
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// take checks an advert that came from anywhere and feeds it if it is news.
+func (a *adverts) take(s *peerv1.SignedAdvert, source scheduler.Source) {
+	p := new(peerv1.Advert)
+	if err := proto.Unmarshal(s.GetAdvert(), p); err != nil {
+		return
+	}
+	ad := marketwire.AdvertIn(p)
+	id := mesh.PeerID(ad.Node)
+	if id == a.self || ad.Validate() != nil {
+		return
+	}
+	a.mu.Lock()
+	old, ok := a.known[id]
+	// A repeat (a heartbeat) is a sign of life that the view needs.
+	stale := ok && old.advert.Boot == ad.Boot && old.advert.Seq > ad.Seq
+	full := !ok && len(a.known) >= maxAdverts
+	a.mu.Unlock()
+	if !stale {
+		if full {
+			return
+		}
+		if err := a.signer.Verify(id, s.Advert, s.Signature); err != nil {
+			a.log.Debug("advert with a bad signature", "peer", id)
+			return
+		}
+		a.mu.Lock()
+		a.known[id] = known{ad, s}
+		a.mu.Unlock()
+	}
+	a.mu.Lock()
+	waiting := a.wait[id]
+	delete(a.wait, id)
+	a.mu.Unlock()
+	for _, w := range waiting {
+		close(w)
+	}
+	if !stale {
+		a.seen(market.AdvertSeen{Advert: ad, Source: source})
+	}
+}
+
+// heard takes an advert from gossip.
+func (a *adverts) heard(_ mesh.PeerID, data []byte) {
+	s := new(peerv1.SignedAdvert)
+	if proto.Unmarshal(data, s) == nil {
+		a.take(s, scheduler.SourceGossip)
+	}
+}
+
+// Local implements mesh.Hello: everything this node knows.
+func (a *adverts) Local(mesh.PeerID) []byte {
+	a.mu.Lock()
+	v := &peerv1.View{}
+	size := 0
+	if a.own != nil {
+		v.Adverts = append(v.Adverts, a.own)
+	}
+	for id, k := range a.known {
+		if id == a.self {
+			continue
+		}
+		if size += proto.Size(k.signed) + 8; size > maxView {
+			break
+		}
+		v.Adverts = append(v.Adverts, k.signed)
+	}
+	a.mu.Unlock()
+	v.Revocations = a.deny.All()
+	v.Revocations = v.Revocations[:min(len(v.Revocations), maxRevocations)]
+	b, err := proto.Marshal(v)
+	if err != nil {
+		a.log.Error("encode view", "err", err)
+	}
+	return b
+}
+
+// Remote implements mesh.Hello.
+func (a *adverts) Remote(_ mesh.PeerID, payload []byte) {
+	v := new(peerv1.View)
+	if proto.Unmarshal(payload, v) != nil {
+		return
+	}
+	for _, r := range v.Revocations[:min(len(v.Revocations), maxRevocations)] {
+		if _, err := a.deny.Add(r); err != nil {
+			a.log.Debug("revocation refused", "err", err)
+		}
+	}
+	for _, s := range v.Adverts {
+		a.take(s, scheduler.SourceHello)
+	}
+}
+
+// reply gives the own advert for a WantAdvert.
+func (a *adverts) reply() *peerv1.SignedAdvert {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.own
+}
+
+// discover looks for nodes of GPU classes in the DHT and feeds their adverts.
+func (a *adverts) discover(ctx context.Context, classes []string) {
+	keys := []string{"role/worker"}
+	if len(classes) > 0 {
+		keys = nil
+		for _, c := range classes {
+			keys = append(keys, "gpu/"+c)
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, 3*discoverWait)
+	defer cancel()
+	for _, key := range keys {
+		ids, err := a.dir.Find(ctx, key, discoverLimit)
+		if err != nil {
+			a.log.Debug("look up nodes", "key", key, "err", err)
+		}
+		var waits []chan struct{}
+		for _, id := range ids {
+			if id == a.self {
+				continue
+			}
+			w := make(chan struct{})
+			a.mu.Lock()
+			k, ok := a.known[id]
+			if !ok {
+				a.wait[id] = append(a.wait[id], w)
+			}
+			a.mu.Unlock()
+			if ok {
+				// The view knows it already; that the DHT names it is news.
+				a.seen(market.AdvertSeen{Advert: k.advert, Source: scheduler.SourceDHT})
+				continue
+			}
+			waits = append(waits, w)
+			a.ask(id)
+		}
+		limit := time.NewTimer(discoverWait)
+		for _, w := range waits {
+			select {
+			case <-w:
+			case <-limit.C:
+			case <-ctx.Done():
+			}
+		}
+		limit.Stop()
+	}
+}
+
+// holders names the nodes that advertise a root as complete.
+func (a *adverts) holders(root string) []mesh.PeerID {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var ids []mesh.PeerID
+	for id, k := range a.known {
+		if id != a.self && slices.Contains(k.advert.Capacity.HotRoots, root) {
+			ids = append(ids, id)
+		}
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+// of gives the last advert of a node.
+func (a *adverts) of(id mesh.PeerID) (scheduler.Advert, bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	k, ok := a.known[id]
+	return k.advert, ok
+}
+
+// drop forgets a node that is down: what it said is no longer handed on.
+func (a *adverts) drop(id mesh.PeerID) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if id != a.self {
+		delete(a.known, id)
+	}
+}
+
+// name gives a node's name for people.
+func (a *adverts) name(id mesh.PeerID) string {
+	if ad, ok := a.of(id); ok && ad.Name != "" {
+		return ad.Name
+	}
+	return string(id)
+}

@@ -1,0 +1,112 @@
+package node
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+	goruntime "runtime"
+	"strconv"
+	"strings"
+
+	"github.com/beammesh/beammesh/proto/fault"
+)
+
+// Ports of the API, as stock clients expect them, and of the mesh.
+const (
+	DefaultGRPC = "127.0.0.1:1993"
+	DefaultHTTP = "127.0.0.1:1994"
+	DefaultMesh = "0.0.0.0:7946"
+)
+
+// Config is what a node is made from.
+type Config struct {
+	DataDir  string // required; made when missing
+	StateDir string // short path for sockets; "" = below /run/beam
+	Name     string // "" = the host name
+	Version  string
+	Listen   []string // mesh addresses, ip:port
+	GRPC     string   // API addresses; port 0 picks one
+	HTTP     string
+
+	SimulatedGPUs string  // "H100:2,RTX4090:1": devices in name only, marked so everywhere
+	CPUs          float64 // cores to offer; 0 = all
+	MemoryBytes   int64   // to offer; 0 = all but a reserve
+	CPUOvercommit float64 // 1 = none
+	NoGossip      bool
+	NoMDNS        bool
+	NoDHT         bool
+	UpstreamDNS   []string
+	// BaseCache is a folder where bootstrapped base images are kept for every
+	// node of this machine; "" = in the data directory.
+	BaseCache string
+	DiskFloor int64 // bytes that stay free; 0 = 1 GiB
+
+	Log *slog.Logger
+}
+
+func (c Config) complete() (Config, error) {
+	if c.DataDir == "" {
+		return c, fault.New(fault.Invalid, "no data directory", "give --data DIR")
+	}
+	if c.Name == "" {
+		c.Name, _ = os.Hostname()
+	}
+	if c.GRPC == "" {
+		c.GRPC = DefaultGRPC
+	}
+	if c.HTTP == "" {
+		c.HTTP = DefaultHTTP
+	}
+	if c.CPUOvercommit == 0 {
+		c.CPUOvercommit = 1
+	}
+	if c.CPUOvercommit < 1 || c.CPUOvercommit > 100 {
+		return c, fault.New(fault.Invalid, fmt.Sprintf("cpu overcommit of %g is not within 1 and 100", c.CPUOvercommit), "1 offers the real cores, 4 offers each four times")
+	}
+	if c.CPUs < 0 || c.MemoryBytes < 0 {
+		return c, fault.New(fault.Invalid, "cpus and memory cannot be negative", "leave them out to offer all")
+	}
+	if c.DiskFloor == 0 {
+		c.DiskFloor = 1 << 30
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	return c, nil
+}
+
+// cores and memory that this node offers.
+func (c Config) cpuMillis() int64 {
+	if c.CPUs > 0 {
+		return int64(c.CPUs * 1000)
+	}
+	return int64(goruntime.NumCPU()) * 1000
+}
+
+// memoryReserve stays with the machine's owner and the node itself.
+const memoryReserve = 512 << 20
+
+func (c Config) memoryMiB() int64 {
+	if c.MemoryBytes > 0 {
+		return c.MemoryBytes >> 20
+	}
+	total := hostMemory()
+	return max(total-max(memoryReserve, total/10), total/2) >> 20
+}
+
+// hostMemory reads MemTotal in bytes.
+func hostMemory() int64 {
+	b, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return 1 << 30
+	}
+	for line := range strings.Lines(string(b)) {
+		if rest, ok := strings.CutPrefix(line, "MemTotal:"); ok {
+			kib, err := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
+			if err == nil {
+				return kib << 10
+			}
+		}
+	}
+	return 1 << 30
+}

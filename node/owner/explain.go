@@ -1,0 +1,57 @@
+package owner
+
+import (
+	"fmt"
+
+	beamv1 "github.com/beammesh/beammesh/proto/beammesh/v1"
+	"github.com/beammesh/beammesh/scheduler/market"
+)
+
+// explainOfferLocked adds how the container behind an attempt was placed.
+func (o *Owner) explainOfferLocked(a *beamv1.Attempt, id market.OfferID) {
+	e, ok := o.market.Explain(id)
+	if !ok {
+		a.Notes = append(a.Notes, "the details of the placement are no longer kept")
+		return
+	}
+	a.Rounds = uint32(e.Rounds)
+	switch {
+	case e.Pulled:
+		a.How = "pulled the open offer"
+	case e.State == market.StateWaiting:
+		a.How = "waiting"
+	default:
+		a.How = "asked"
+	}
+	if e.Note != "" {
+		a.Notes = append(a.Notes, e.Note)
+	}
+	refused := map[string]bool{}
+	for _, r := range e.Refusals {
+		refused[string(r.Node)] = true
+	}
+	for _, c := range e.Candidates {
+		if refused[string(c.Node)] && c.Node != e.Node {
+			continue // listed below with its reasons
+		}
+		v := "not chosen"
+		if c.Node == e.Node {
+			v = "chosen"
+		}
+		a.Candidates = append(a.Candidates, &beamv1.Candidate{NodeId: string(c.Node), NodeName: c.Name, Verdict: v,
+			Score: c.Score.Total, Terms: []string{c.Score.String()}, Source: string(c.Source)})
+	}
+	for _, r := range e.Refusals {
+		if r.Node == e.Node {
+			continue
+		}
+		cand := &beamv1.Candidate{NodeId: string(r.Node), NodeName: r.Name, Verdict: "refused", Source: string(r.Source)}
+		for _, x := range r.Reasons {
+			cand.Reasons = append(cand.Reasons, x.Text)
+		}
+		a.Candidates = append(a.Candidates, cand)
+	}
+	for _, m := range e.History {
+		a.Notes = append(a.Notes, fmt.Sprintf("+%s %s", (m.At-e.Submitted).Round(1e6), m.Text))
+	}
+}

@@ -1,0 +1,148 @@
+package owner
+
+import (
+	"fmt"
+	"time"
+
+	beamv1 "github.com/beammesh/beammesh/proto/beammesh/v1"
+	"github.com/beammesh/beammesh/proto/fault"
+	"github.com/beammesh/beammesh/scheduler/replicas"
+	"google.golang.org/protobuf/proto"
+)
+
+// finishLocked ends a task: the end is journalled, then told.
+func (o *Owner) finishLocked(p *pool, t *task, a replicas.Finished) {
+	if Ended(t.status) {
+		return
+	}
+	out := t.answers[t.base+uint32(a.Attempt)]
+	if out == nil || (a.Failure == nil) != (out.Status == Complete) {
+		out = o.failureLocked(p, t, a)
+	}
+	t.answers = nil
+	t.status, t.ended, t.outcome = out.Status, time.Now(), out
+	out.Phases = o.phasesLocked(t)
+	if t.started.IsZero() {
+		t.started = t.ended
+	}
+	o.open--
+	notify, holds := t.notify, t.holds
+	t.notify, t.holds = nil, nil
+	o.wg.Add(1)
+	go func() {
+		defer o.wg.Done()
+		o.tell(t, notify, holds)
+	}()
+	o.recent = append(o.recent, t.id)
+	for len(o.recent) > maxRecent {
+		delete(o.tasks, o.recent[0])
+		o.recent = o.recent[1:]
+	}
+}
+
+// tell journals a task's end and then hands it out. An end that cannot be
+// journalled is told all the same: the client is there, the disk is not.
+func (o *Owner) tell(t *task, notify Notify, holds []func()) {
+	b, err := proto.Marshal(t.outcome)
+	if err == nil {
+		err = o.cfg.Journal.Ended(o.ctx, t.id, EndRecord{Status: t.status, Outcome: b, StartedUnixMicro: t.started.UnixMicro(),
+			EndedUnixMicro: t.ended.UnixMicro(), Node: t.outcome.NodeId, Lease: t.outcome.ContainerId, Attempt: t.outcome.Attempt})
+	}
+	if err != nil {
+		o.log.Error("journal the end of a task", "task", t.id, "err", err)
+	} else {
+		for _, release := range holds {
+			release()
+		}
+	}
+	if notify != nil {
+		t.logMu.Lock()
+		notify.Done(t.id, t.outcome)
+		t.logMu.Unlock()
+	}
+	t.stop()
+	close(t.done)
+}
+
+// failureLocked is the outcome of a task that ended without an answer of its own.
+func (o *Owner) failureLocked(p *pool, t *task, a replicas.Finished) *beamv1.Outcome {
+	out := &beamv1.Outcome{TaskId: t.id, Status: Error, Attempt: t.base + uint32(a.Attempt)}
+	if at := t.last(); at != nil {
+		out.NodeId, out.ContainerId = at.node, string(at.lease)
+		out.NodeName = o.cfg.NodeName(peerID(at.node))
+	}
+	f := a.Failure
+	if f == nil {
+		f = &replicas.Failure{Kind: replicas.FailCrash, Text: "the result was lost"}
+	}
+	detail := &beamv1.ErrorDetail{Message: f.Text}
+	switch f.Kind {
+	case replicas.FailCancelled:
+		out.Status, detail.Code = Cancelled, string(fault.Cancelled)
+		if detail.Message == "" {
+			detail.Message = "the task was cancelled"
+		}
+	case replicas.FailTimeout:
+		out.Status, detail.Code = TimedOut, string(fault.JobTimeout)
+		detail.Message = fmt.Sprintf("the call ran longer than its timeout of %s", p.plan.Config.Timeout())
+	case replicas.FailExpired:
+		out.Status, detail.Code = TimedOut, string(fault.Timeout)
+		detail.Message = "the task waited too long to begin"
+		if p.waiting != "" {
+			detail.Message += ": " + p.waiting
+		}
+		detail.Hint = "see 'beam explain " + t.id + "'"
+	case replicas.FailOOM:
+		detail.Code = string(fault.OutOfMemory)
+		detail.Hint = "ask for more, for example memory=\"1Gi\""
+	case replicas.FailNodeLost:
+		detail.Code = string(fault.NodeLost)
+		detail.Hint = "the task was tried on several nodes; see 'beam explain " + t.id + "'"
+	case replicas.FailRejected:
+		detail.Code = string(fault.NoCapacity)
+	case replicas.FailNoPlace:
+		detail.Code = string(fault.NoCapacity)
+		if p.fatal != nil {
+			detail = proto.Clone(p.fatal).(*beamv1.ErrorDetail)
+		}
+		if p.userFail != nil {
+			out.Exception = exception(p.userFail, nil)
+		}
+	default:
+		detail.Code = string(fault.Failed)
+	}
+	out.Error = detail
+	return out
+}
+
+// phasesLocked draws a task's way: times in ms since it was taken.
+func (o *Owner) phasesLocked(t *task) []*beamv1.Phase {
+	at := t.last()
+	if at == nil {
+		return []*beamv1.Phase{{Name: "queue", DurationMs: t.ended.Sub(t.created).Milliseconds()}}
+	}
+	since := func(x time.Time) int64 { return max(x.Sub(t.created).Milliseconds(), 0) }
+	var ps []*beamv1.Phase
+	if c := o.leases[at.lease]; c != nil && !at.warm {
+		// The container was started for this task, or for one beside it.
+		if !c.placedAt.IsZero() {
+			ps = append(ps, &beamv1.Phase{Name: "place", StartMs: since(c.wanted), DurationMs: c.placedAt.Sub(c.wanted).Milliseconds(), Detail: o.cfg.NodeName(c.node)})
+		}
+		offset := c.wanted.Sub(t.created).Milliseconds()
+		for _, ph := range c.phases {
+			q := proto.Clone(ph).(*beamv1.Phase)
+			q.StartMs = max(q.StartMs+offset, 0)
+			ps = append(ps, q)
+		}
+	} else {
+		ps = append(ps, &beamv1.Phase{Name: "queue", DurationMs: since(at.dispatched)})
+	}
+	if !at.started.IsZero() {
+		end := at.ended
+		if end.IsZero() {
+			end = t.ended
+		}
+		ps = append(ps, &beamv1.Phase{Name: "run", StartMs: since(at.started), DurationMs: end.Sub(at.started).Milliseconds()})
+	}
+	return ps
+}

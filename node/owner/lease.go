@@ -1,0 +1,474 @@
+package owner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/beammesh/beammesh/mesh"
+	"github.com/beammesh/beammesh/node/wire"
+	peerv1 "github.com/beammesh/beammesh/proto/beammesh/peer/v1"
+	beamv1 "github.com/beammesh/beammesh/proto/beammesh/v1"
+	"github.com/beammesh/beammesh/proto/fault"
+	"github.com/beammesh/beammesh/scheduler/market"
+	"github.com/beammesh/beammesh/scheduler/replicas"
+	"google.golang.org/protobuf/proto"
+)
+
+const (
+	leaseProtocol = "lease/1"
+	openLimit     = 5 * time.Second
+	// reattach bounds the pause between tries to reach a worker again.
+	reattachFirst = 200 * time.Millisecond
+	reattachMost  = 5 * time.Second
+)
+
+// leaseClient is the owner's end of one lease: it sends calls, reads events and
+// attaches again when the stream breaks.
+type leaseClient struct {
+	o      *Owner
+	pool   *pool
+	id     market.LeaseID
+	offer  market.OfferID
+	fence  market.Fence
+	node   mesh.PeerID
+	ctx    context.Context
+	cancel context.CancelFunc
+	wanted time.Time // when the container was asked for
+	note   string
+
+	// guarded by Owner.mu
+	placedAt  time.Time
+	readyAt   time.Time
+	ready     bool
+	released  bool // let go: its end needs no answer
+	over      bool // the pool knows that it is gone
+	adopted   bool // of an earlier life of this owner
+	given     bool // an adopted one that answered an Acquire
+	calls     int
+	phases    []*beamv1.Phase // pull, start, import, with times from wanted
+	container string
+
+	mu      sync.Mutex
+	queue   []*peerv1.LeaseDown // waits for the writer
+	unended map[callKey]*peerv1.LeaseDown
+	wake    chan struct{}
+	next    uint64          // event wanted next
+	held    map[uint64]bool // ends that the journal does not have yet
+	calm    chan struct{}   // closed and replaced when held shrinks
+}
+
+type callKey struct {
+	task    string
+	attempt uint32
+}
+
+func newLeaseClient(o *Owner, w *wanted, id market.LeaseID, fence market.Fence, node mesh.PeerID) *leaseClient {
+	c := &leaseClient{o: o, pool: w.pool, id: id, offer: w.id, fence: fence, node: node, wanted: w.submitted,
+		unended: map[callKey]*peerv1.LeaseDown{}, wake: make(chan struct{}, 1), next: 1,
+		held: map[uint64]bool{}, calm: make(chan struct{})}
+	c.ctx, c.cancel = context.WithCancel(o.ctx)
+	return c
+}
+
+// send queues a message for the worker. What waits is bounded by the calls that
+// the pool has out at this lease.
+func (c *leaseClient) send(m *peerv1.LeaseDown) {
+	c.mu.Lock()
+	if call := m.GetCall(); call != nil {
+		c.unended[callKey{call.TaskId, call.Attempt}] = m
+	}
+	c.queue = append(c.queue, m)
+	c.mu.Unlock()
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+}
+
+// run keeps a stream to the worker until the lease is over.
+func (c *leaseClient) run() {
+	defer c.o.wg.Done()
+	defer c.cancel()
+	pause := reattachFirst
+	for c.ctx.Err() == nil {
+		began := time.Now()
+		end, err := c.attach()
+		if end {
+			return
+		}
+		if time.Since(began) > reattachMost {
+			pause = reattachFirst
+		}
+		c.o.log.Debug("lease stream broke", "lease", c.id, "peer", c.node, "err", err)
+		t := time.NewTimer(pause)
+		select {
+		case <-t.C:
+		case <-c.ctx.Done():
+			t.Stop()
+		}
+		pause = min(2*pause, reattachMost)
+	}
+}
+
+// attach runs one stream. end is true when the worker said its last word.
+func (c *leaseClient) attach() (end bool, err error) {
+	ctx, cancel := context.WithTimeout(c.ctx, openLimit)
+	s, err := c.o.cfg.Dialer.Open(ctx, c.node, leaseProtocol)
+	cancel()
+	if err != nil {
+		return false, err
+	}
+	defer s.Close()
+	conn := wire.New(s)
+	c.mu.Lock()
+	hello := &peerv1.LeaseDown{What: &peerv1.LeaseDown_Attach{Attach: &peerv1.Attach{
+		LeaseId: string(c.id), Fence: uint64(c.fence.Attempt), FromEvent: c.next}}}
+	// The worker knows calls it has already: sending them again is harmless.
+	queue := []proto.Message{hello}
+	for _, m := range c.unended {
+		queue = append(queue, m)
+	}
+	for _, m := range c.queue {
+		if m.GetCall() == nil {
+			queue = append(queue, m)
+		}
+	}
+	c.queue = nil
+	c.mu.Unlock()
+	if err := conn.Write(queue...); err != nil {
+		_ = s.Reset()
+		return false, err
+	}
+	sctx, stop := context.WithCancel(c.ctx)
+	var wg sync.WaitGroup
+	wg.Add(1)
+	go func() {
+		defer wg.Done()
+		c.writeLoop(sctx, conn)
+		_ = s.Reset() // ends the reader too, when ctx ended first
+	}()
+	end, err = c.readLoop(conn)
+	if end {
+		// The worker waits for this before it forgets the lease.
+		c.settle()
+		_ = conn.Write(&peerv1.LeaseDown{What: &peerv1.LeaseDown_Ack{Ack: c.ackable()}})
+		_ = s.CloseWrite()
+	}
+	stop()
+	wg.Wait()
+	return end, err
+}
+
+func (c *leaseClient) writeLoop(ctx context.Context, conn *wire.Conn) {
+	for {
+		select {
+		case <-c.wake:
+		case <-ctx.Done():
+			return
+		}
+		c.mu.Lock()
+		batch := make([]proto.Message, len(c.queue))
+		for i, m := range c.queue {
+			batch[i] = m
+		}
+		c.queue = nil
+		c.mu.Unlock()
+		if len(batch) == 0 {
+			continue
+		}
+		if err := conn.Write(batch...); err != nil {
+			return // calls are in unended, the rest is advice
+		}
+	}
+}
+
+func (c *leaseClient) readLoop(conn *wire.Conn) (end bool, err error) {
+	for {
+		ev := new(peerv1.LeaseUp)
+		if err := conn.Read(ev); err != nil {
+			if errors.Is(err, io.EOF) {
+				err = io.ErrUnexpectedEOF
+			}
+			return false, err
+		}
+		if g := ev.GetGone(); g != nil {
+			c.mu.Lock()
+			c.next = max(c.next, ev.Event+1)
+			c.mu.Unlock()
+			c.gone(g)
+			return true, nil
+		}
+		c.mu.Lock()
+		fresh := ev.Event == c.next
+		if fresh {
+			c.next++
+		}
+		c.mu.Unlock()
+		if !fresh {
+			continue // a repeat after attaching again
+		}
+		c.handle(ev)
+		if ev.GetOutput() == nil || ev.Event%16 == 0 {
+			c.send(&peerv1.LeaseDown{What: &peerv1.LeaseDown_Ack{Ack: c.ackable()}})
+		}
+	}
+}
+
+// hold keeps an end unacknowledged until release: the worker is its only keeper
+// until the journal has it.
+func (c *leaseClient) hold(event uint64) (release func()) {
+	c.mu.Lock()
+	c.held[event] = true
+	c.mu.Unlock()
+	return func() {
+		c.mu.Lock()
+		delete(c.held, event)
+		close(c.calm)
+		c.calm = make(chan struct{})
+		c.mu.Unlock()
+		c.send(&peerv1.LeaseDown{What: &peerv1.LeaseDown_Ack{Ack: c.ackable()}})
+	}
+}
+
+// ackable is the newest event that may be forgotten with all before it.
+func (c *leaseClient) ackable() uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := c.next - 1
+	for ev := range c.held {
+		n = min(n, ev-1)
+	}
+	return n
+}
+
+// settle waits, for a while, until nothing is held.
+func (c *leaseClient) settle() {
+	limit := time.NewTimer(30 * time.Second)
+	defer limit.Stop()
+	for {
+		c.mu.Lock()
+		n, calm := len(c.held), c.calm
+		c.mu.Unlock()
+		if n == 0 {
+			return
+		}
+		select {
+		case <-calm:
+		case <-limit.C:
+			return
+		}
+	}
+}
+
+func (c *leaseClient) handle(ev *peerv1.LeaseUp) {
+	o := c.o
+	switch w := ev.What.(type) {
+	case *peerv1.LeaseUp_Output:
+		c.output(w.Output)
+		return
+	case *peerv1.LeaseUp_Ended:
+		c.mu.Lock()
+		delete(c.unended, callKey{w.Ended.TaskId, w.Ended.Attempt})
+		c.mu.Unlock()
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	defer o.drainLocked()
+	switch w := ev.What.(type) {
+	case *peerv1.LeaseUp_Phase:
+		d := time.Duration(w.Phase.DurationUs) * time.Microsecond
+		c.phases = append(c.phases, &beamv1.Phase{Name: w.Phase.Name, StartMs: time.Since(c.wanted).Milliseconds() - d.Milliseconds(),
+			DurationMs: d.Milliseconds(), Detail: w.Phase.Detail})
+	case *peerv1.LeaseUp_Ready:
+		c.ready, c.readyAt, c.container = true, time.Now(), w.Ready.ContainerId
+		c.pool.failures, c.pool.userFail, c.pool.fatal = 0, nil, nil
+		if !c.released && !c.adopted {
+			c.pool.stepLocked(replicas.ReplicaReady{Replica: replicas.ReplicaID(c.id), Node: string(c.node)})
+		}
+	case *peerv1.LeaseUp_Started:
+		if t := o.tasks[w.Started.TaskId]; t != nil {
+			if at := t.attempt(w.Started.Attempt); at != nil {
+				at.started = time.Now()
+				if t.started.IsZero() {
+					t.started = at.started
+				}
+			}
+			if !Ended(t.status) {
+				t.status = Running
+			}
+			c.pool.stepLocked(replicas.Begun{Replica: replicas.ReplicaID(c.id), Call: replicas.CallID(t.id), Attempt: int(w.Started.Attempt - t.base)})
+		}
+	case *peerv1.LeaseUp_Ended:
+		c.endedLocked(w.Ended, ev.Event)
+	}
+}
+
+// output hands log bytes on; it may block on a slow reader, which then slows
+// the program down.
+func (c *leaseClient) output(out *peerv1.Output) {
+	o := c.o
+	o.mu.Lock()
+	t := o.tasks[out.TaskId]
+	var n Notify
+	if t != nil {
+		n = t.notify
+	} else if out.TaskId == "" {
+		// Printed while the program loads: it belongs to whoever waits for it.
+		t, n = c.pool.firstListenerLocked()
+	}
+	o.mu.Unlock()
+	if n == nil {
+		return
+	}
+	t.logMu.Lock()
+	n.Log(t.ctx, t.id, int(out.Fd), out.Data)
+	t.logMu.Unlock()
+}
+
+func (p *pool) firstListenerLocked() (*task, Notify) {
+	var first *task
+	for _, t := range p.o.tasks {
+		if t.stubID == p.plan.StubID && t.notify != nil && !Ended(t.status) && (first == nil || t.created.Before(first.created)) {
+			first = t
+		}
+	}
+	if first == nil {
+		return nil, nil
+	}
+	return first, first.notify
+}
+
+// endedLocked feeds a call's end to the pool, which decides whether it counts.
+func (c *leaseClient) endedLocked(e *peerv1.CallEnded, event uint64) {
+	t := c.o.tasks[e.TaskId]
+	if t == nil || Ended(t.status) {
+		return
+	}
+	n := int(e.Attempt - t.base)
+	id := replicas.ReplicaID(c.id)
+	if e.Kind == peerv1.CallEnded_RECALLED {
+		c.pool.stepLocked(replicas.Recalled{Replica: id, Call: replicas.CallID(t.id), Attempt: n, Given: true})
+		return
+	}
+	if at := t.attempt(e.Attempt); at != nil {
+		at.ended = time.Now()
+		at.end = e.Kind.String()
+	}
+	o, f := c.outcome(t, e)
+	t.answers[e.Attempt] = o
+	t.holds = append(t.holds, c.hold(event))
+	c.pool.stepLocked(replicas.Result{Replica: id, Call: replicas.CallID(t.id), Attempt: n, Failure: f})
+}
+
+// outcome turns a call's end into what the client sees and what the pool needs.
+func (c *leaseClient) outcome(t *task, e *peerv1.CallEnded) (*beamv1.Outcome, *replicas.Failure) {
+	node := c.o.cfg.NodeName(c.node)
+	o := &beamv1.Outcome{TaskId: t.id, NodeId: string(c.node), NodeName: node, ContainerId: string(c.id), Attempt: e.Attempt,
+		Warm: c.calls > 1, ResultFormat: e.Format}
+	if c.note != "" {
+		o.Notes = append(o.Notes, c.note)
+	}
+	fail := func(kind replicas.FailureKind, name string, code fault.Code, text, hint string) (*beamv1.Outcome, *replicas.Failure) {
+		o.Status = Error
+		o.Error = &beamv1.ErrorDetail{Code: string(code), Message: text, Hint: hint}
+		return o, &replicas.Failure{Kind: kind, Name: name, Text: text}
+	}
+	switch e.Kind {
+	case peerv1.CallEnded_OK:
+		o.Status, o.Result = Complete, e.Payload
+		return o, nil
+	case peerv1.CallEnded_ERROR, peerv1.CallEnded_RETRY:
+		o.Exception = exception(e.Error, e.Payload)
+		name := o.Exception.Type
+		if e.Kind == peerv1.CallEnded_RETRY {
+			name = retryName
+		}
+		return fail(replicas.FailException, name, fault.Failed, fmt.Sprintf("%s: %s", o.Exception.Type, o.Exception.Message), o.Exception.Hint)
+	case peerv1.CallEnded_TIMEOUT:
+		o2, f := fail(replicas.FailTimeout, "", fault.JobTimeout, fmt.Sprintf("the call ran longer than its timeout of %s", c.pool.plan.Config.Timeout()), "raise timeout=, or -1 for none")
+		o2.Status = TimedOut
+		return o2, f
+	case peerv1.CallEnded_CANCELLED:
+		o2, f := fail(replicas.FailCancelled, "", fault.Cancelled, "the task was cancelled", "")
+		o2.Status = Cancelled
+		return o2, f
+	case peerv1.CallEnded_OOM:
+		return fail(replicas.FailOOM, "", fault.OutOfMemory, fmt.Sprintf("out of memory on %s: the container's limit is %d MiB", node, c.pool.plan.Demand.MemoryMiB), "ask for more, for example memory=\"1Gi\"")
+	}
+	text := fmt.Sprintf("the program ended with exit code %d on %s", e.ExitCode, node)
+	if e.Error.GetMessage() != "" {
+		text += ": " + e.Error.Message
+	}
+	return fail(replicas.FailCrash, "", fault.Failed, text, "see 'beam logs --task-id "+t.id+"'")
+}
+
+func exception(e *peerv1.UserError, pickle []byte) *beamv1.RemoteException {
+	if e == nil {
+		e = &peerv1.UserError{Kind: "exception", Type: "Exception"}
+	}
+	return &beamv1.RemoteException{Kind: e.Kind, Type: e.Type, Message: e.Message, Traceback: e.Traceback, Hint: e.Hint, Pickle: pickle}
+}
+
+// goneBy is why a lease is over.
+type goneBy struct {
+	nodeLost bool
+	text     string
+	code     string // set: the stub cannot run at all
+	hint     string
+	user     *peerv1.UserError
+	oom      bool
+}
+
+// gone takes the worker's last word on a lease.
+func (c *leaseClient) gone(g *peerv1.LeaseGone) {
+	c.o.mu.Lock()
+	defer c.o.mu.Unlock()
+	defer c.o.drainLocked()
+	by := goneBy{text: g.Message, code: g.Code, hint: g.Hint, user: g.Error, oom: g.Reason == string(market.EndOOM)}
+	switch g.Reason {
+	case "unknown", string(market.EndDrained), string(market.EndDevice), string(market.EndOwnerGone), string(market.EndSuperseded), "lost":
+		by.nodeLost = true
+	}
+	c.o.leaseGoneLocked(c, by)
+}
+
+// leaseGoneLocked tells the pool, once, that a lease is over.
+func (o *Owner) leaseGoneLocked(c *leaseClient, by goneBy) {
+	if c.over {
+		return
+	}
+	c.over = true
+	c.cancel()
+	delete(o.leases, c.id)
+	delete(o.offers, c.offer)
+	// In case it was only the stream that ended: the market lets it go too.
+	o.marketLocked(market.Withdraw{Offer: c.offer, Reason: by.text})
+	if c.released {
+		return
+	}
+	p := c.pool
+	if c.ready || c.given {
+		f := replicas.Failure{Kind: replicas.FailCrash, Text: by.text}
+		if by.oom {
+			f.Kind = replicas.FailOOM
+		}
+		p.stepLocked(replicas.ReplicaLost{Replica: replicas.ReplicaID(c.id), NodeLost: by.nodeLost, Failure: f})
+		return
+	}
+	p.failures++
+	final := by.code != "" || (p.failures >= startTries && !by.nodeLost)
+	if final {
+		code := by.code
+		if code == "" {
+			code = string(fault.Failed)
+		}
+		p.fatal = &beamv1.ErrorDetail{Code: code, Message: by.text, Hint: by.hint}
+		p.userFail = by.user
+		p.failures = 0
+	}
+	p.stepLocked(replicas.AcquireFailed{N: 1, Final: final, Reason: by.text})
+}

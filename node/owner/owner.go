@@ -1,0 +1,378 @@
+package owner
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/beammesh/beammesh/mesh"
+	beamv1 "github.com/beammesh/beammesh/proto/beammesh/v1"
+	"github.com/beammesh/beammesh/proto/fault"
+	"github.com/beammesh/beammesh/scheduler"
+	"github.com/beammesh/beammesh/scheduler/market"
+	"github.com/beammesh/beammesh/scheduler/replicas"
+)
+
+// Bounds of what one owner keeps in memory.
+const (
+	maxOpenTasks = 100_000 // waiting and running
+	maxRecent    = 10_000  // ended tasks kept for explain; older ones are in the journal
+	maxPools     = 1024    // stubs; idle ones are dropped above it
+	// defaultTTL is how long a task may wait to begin.
+	defaultTTL = 12 * time.Hour
+	// startTries is how often a container may fail to start before the stub's
+	// waiting tasks are told.
+	startTries = 3
+)
+
+// Config is what an Owner is made from.
+type Config struct {
+	Self    mesh.PeerID
+	Name    string
+	Epoch   uint64 // higher than in every earlier life of this node
+	Clock   func() time.Duration
+	Dialer  Dialer
+	Planner Planner
+	Journal Journal
+	Log     *slog.Logger
+	// Send carries a market message to a worker; order goes with an Award.
+	// failed is called if it surely was not sent. It must not block.
+	Send func(to scheduler.NodeID, m any, order []byte, failed func(error))
+	// Publish gossips an open offer; it must not block.
+	Publish func(market.OpenOffer)
+	// Discover looks for nodes of these GPU classes (none = any worker), feeds
+	// their adverts to Step and returns.
+	Discover func(ctx context.Context, classes []string)
+	// NodeName gives a node's name for people.
+	NodeName func(mesh.PeerID) string
+}
+
+// Dialer opens the lease streams; the node's own id works too.
+type Dialer interface {
+	Open(ctx context.Context, to mesh.PeerID, protocol string) (mesh.Stream, error)
+}
+
+// Owner answers for the tasks of this node.
+type Owner struct {
+	cfg    Config
+	log    *slog.Logger
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+
+	mu      sync.Mutex // guards everything below
+	market  *market.Owner
+	timer   *time.Timer
+	todo    []func() // steps that follow from steps, in order
+	running bool     // todo is being worked off
+	pools   map[string]*pool
+	offers  map[market.OfferID]*wanted
+	leases  map[market.LeaseID]*leaseClient
+	tasks   map[string]*task
+	recent  []string // ended tasks in tasks, oldest first
+	open    int
+	seq     uint64
+	closed  bool
+}
+
+// wanted is one container that was asked of the market.
+type wanted struct {
+	id        market.OfferID
+	pool      *pool
+	submitted time.Time
+	placed    bool
+	adopted   bool
+}
+
+// New makes an owner; Restore and Close frame its life.
+func New(cfg Config) *Owner {
+	o := &Owner{
+		cfg: cfg, log: cfg.Log,
+		market: market.NewOwner(market.OwnerConfig{ID: market.OwnerID{Peer: scheduler.NodeID(cfg.Self), Epoch: cfg.Epoch}}),
+		pools:  map[string]*pool{}, offers: map[market.OfferID]*wanted{},
+		leases: map[market.LeaseID]*leaseClient{}, tasks: map[string]*task{},
+	}
+	o.ctx, o.cancel = context.WithCancel(context.Background())
+	o.timer = time.AfterFunc(time.Hour, func() { o.Step(market.Tick{}) })
+	return o
+}
+
+// Step feeds the market machine an event from outside.
+func (o *Owner) Step(ev market.OwnerEvent) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.marketLocked(ev)
+	o.drainLocked()
+}
+
+// later queues a step behind those that are under way: a machine is never
+// stepped while its last actions are still being carried out.
+func (o *Owner) later(fn func()) { o.todo = append(o.todo, fn) }
+
+func (o *Owner) drainLocked() {
+	if o.running {
+		return
+	}
+	o.running = true
+	for len(o.todo) > 0 {
+		fn := o.todo[0]
+		o.todo = o.todo[1:]
+		fn()
+	}
+	o.running = false
+}
+
+func (o *Owner) marketLocked(ev market.OwnerEvent) {
+	o.later(func() {
+		if o.closed {
+			return
+		}
+		for _, a := range slices.Clone(o.market.Step(o.cfg.Clock(), ev)) {
+			o.marketActionLocked(a)
+		}
+		if at, ok := o.market.NextWake(); ok {
+			o.timer.Reset(max(at-o.cfg.Clock(), 0))
+		}
+	})
+}
+
+func (o *Owner) marketActionLocked(a market.OwnerAction) {
+	switch a := a.(type) {
+	case market.SendAsk:
+		o.cfg.Send(a.To, a.Ask, nil, func(err error) {
+			o.Step(market.SendFailed{Node: a.To, Offer: a.Ask.Offer, Round: a.Ask.Round, Reason: err.Error()})
+		})
+	case market.SendAward:
+		o.cfg.Send(a.To, a.Award, o.orderLocked(a.Award, a.To), func(err error) {
+			o.Step(market.SendFailed{Node: a.To, Offer: a.Award.Offer, Lease: a.Award.Lease, Reason: err.Error()})
+		})
+	case market.SendRelease:
+		o.cfg.Send(a.To, a.Release, nil, nil)
+	case market.SendRenewAck:
+		o.cfg.Send(a.To, a.Ack, nil, nil)
+	case market.SendEndedAck:
+		o.cfg.Send(a.To, a.Ack, nil, nil)
+	case market.SendOpenOffer:
+		o.cfg.Send(a.To, a.OpenOffer, nil, nil)
+	case market.PublishOpenOffer:
+		o.cfg.Publish(a.OpenOffer)
+	case market.Discover:
+		o.wg.Add(1)
+		go func() {
+			defer o.wg.Done()
+			o.cfg.Discover(o.ctx, a.Classes)
+			o.Step(market.DiscoveryDone{Offer: a.Offer})
+		}()
+	case market.Placed:
+		o.placedLocked(a)
+	case market.Waiting:
+		if w := o.offers[a.Offer]; w != nil {
+			w.pool.waiting = waitingText(a.Reasons, a.Hint)
+		}
+	case market.Infeasible:
+		if w := o.offers[a.Offer]; w != nil {
+			delete(o.offers, a.Offer)
+			w.pool.fatal = &beamv1.ErrorDetail{Code: string(fault.NoCapacity), Message: infeasibleText(w.pool.plan, a.Reasons), Hint: a.Hint}
+			w.pool.stepLocked(replicas.AcquireFailed{N: 1, Final: true, Reason: w.pool.fatal.Message})
+		}
+	case market.Lost:
+		o.lostLocked(a)
+	case market.NodeDraining:
+		if c := o.leases[a.Lease]; c != nil {
+			c.pool.stepLocked(replicas.ReplicaDraining{Replica: replicas.ReplicaID(a.Lease)})
+		}
+	case market.Orphan:
+		// Leases of an earlier life that Restore did not take over.
+		o.marketLocked(market.Disown{Lease: a.Lease, Node: a.Node})
+	default:
+		o.log.Error("action is not carried out", "action", fmt.Sprintf("%T", a))
+	}
+}
+
+func (o *Owner) placedLocked(a market.Placed) {
+	w := o.offers[a.Offer]
+	if w == nil || w.placed {
+		if w == nil {
+			o.marketLocked(market.ReleaseLease{Lease: a.Lease, Reason: "nobody waits for it any more"})
+		}
+		return
+	}
+	w.placed = true
+	w.pool.waiting = ""
+	c := newLeaseClient(o, w, a.Lease, a.Fence, mesh.PeerID(a.Node))
+	c.placedAt = time.Now()
+	c.note = a.Note
+	o.leases[a.Lease] = c
+	o.wg.Add(1)
+	go c.run()
+}
+
+// lostLocked: the market gave a lease up. What the worker said itself comes on
+// the lease stream, behind the results that were there before.
+func (o *Owner) lostLocked(a market.Lost) {
+	c := o.leases[a.Lease]
+	if c == nil {
+		if w := o.offers[a.Offer]; w != nil {
+			delete(o.offers, a.Offer)
+			w.pool.stepLocked(replicas.AcquireFailed{N: 1, Reason: string(a.Reason)})
+		}
+		return
+	}
+	node := o.cfg.NodeName(c.node)
+	switch a.Reason {
+	case market.EndExpired, market.EndNodeDown:
+		o.leaseGoneLocked(c, goneBy{nodeLost: true, text: fmt.Sprintf("node %s was lost (%s)", node, a.Detail)})
+	default:
+		// Give the stream time to bring the end with its details.
+		time.AfterFunc(10*time.Second, func() {
+			o.mu.Lock()
+			defer o.mu.Unlock()
+			o.leaseGoneLocked(c, goneBy{nodeLost: true, text: fmt.Sprintf("the container on %s ended: %s", node, a.Detail)})
+			o.drainLocked()
+		})
+	}
+}
+
+// orderLocked puts the work order of an award together.
+func (o *Owner) orderLocked(a market.Award, to scheduler.NodeID) []byte {
+	w := o.offers[a.Offer]
+	if w == nil {
+		return nil
+	}
+	b, err := w.pool.order(o.cfg.Planner, string(a.Lease), string(to))
+	if err != nil {
+		o.log.Error("encode work order", "offer", a.Offer, "err", err)
+		return nil
+	}
+	return b
+}
+
+func (o *Owner) newOfferIDLocked(p *pool) market.OfferID {
+	o.seq++
+	kind := "function"
+	return market.OfferID(fmt.Sprintf("%s-%s-%s", kind, p.plan.StubID[:8], shortID(o.cfg.Self, o.cfg.Epoch, o.seq)))
+}
+
+// Submit takes one call. It returns the task's id after the journal has it.
+func (o *Owner) Submit(ctx context.Context, r Request) (string, error) {
+	p, err := o.pool(ctx, r.Workspace, r.StubID)
+	if err != nil {
+		return "", err
+	}
+	cfg := p.plan.Config
+	t := &task{
+		id: NewTaskID(string(o.cfg.Self)), workspace: r.Workspace, stubID: r.StubID, stubName: p.plan.StubName,
+		args: r.Args, format: r.Format, headless: r.Headless || cfg.Headless, callback: r.CallbackURL,
+		created: time.Now(), status: Pending, notify: r.Notify, answers: map[uint32]*beamv1.Outcome{}, done: make(chan struct{}),
+	}
+	if t.callback == "" {
+		t.callback = cfg.CallbackURL
+	}
+	t.ctx, t.stop = context.WithCancel(o.ctx)
+	o.mu.Lock()
+	if o.open >= maxOpenTasks {
+		o.mu.Unlock()
+		return "", fault.New(fault.NoCapacity, fmt.Sprintf("%d tasks are open at this node", maxOpenTasks), "wait for some to end, or submit at another node")
+	}
+	o.open++
+	o.mu.Unlock()
+	err = o.cfg.Journal.Submitted(ctx, TaskRecord{ID: t.id, Workspace: t.workspace, StubID: t.stubID, StubName: t.stubName,
+		Format: t.format, CallbackURL: t.callback, Args: t.args, Headless: t.headless, CreatedUnixMicro: t.created.UnixMicro()})
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if err != nil {
+		o.open--
+		return "", fmt.Errorf("journal task: %w", err)
+	}
+	o.tasks[t.id] = t
+	o.submitLocked(p, t)
+	o.drainLocked()
+	return t.id, nil
+}
+
+func (o *Owner) submitLocked(p *pool, t *task) {
+	cfg := p.plan.Config
+	ttl := defaultTTL
+	if cfg.TTLSec > 0 {
+		ttl = time.Duration(cfg.TTLSec) * time.Second
+	}
+	call := replicas.Call{ID: replicas.CallID(t.id), Deadline: o.cfg.Clock() + ttl, Retries: cfg.Retries, RetryFor: []string{retryName}}
+	if d := cfg.Timeout(); d > 0 {
+		call.Timeout = d + timeoutSlack // the worker's own timer comes first
+	}
+	p.used = time.Now()
+	p.stepLocked(replicas.Submit{Call: call})
+}
+
+// retryName marks the failures that the runner found in the stub's retry_for;
+// others of the user's own exceptions are final.
+const retryName = "retry_for"
+
+// timeoutSlack is how much later than the worker the owner gives a call up.
+const timeoutSlack = 15 * time.Second
+
+// Cancel ends a task; ending one that has ended is no error.
+func (o *Owner) Cancel(taskID, reason string) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	t := o.tasks[taskID]
+	if t == nil {
+		return fault.New(fault.NotFound, "task "+taskID+" is not known here", "see 'beam task list'")
+	}
+	if p := o.pools[poolKey(t.workspace, t.stubID)]; p != nil && !Ended(t.status) {
+		p.stepLocked(replicas.Cancel{Call: replicas.CallID(taskID), Reason: reason})
+	}
+	o.drainLocked()
+	return nil
+}
+
+// Forget tells that nobody listens to a task any more: without a headless flag
+// it is cancelled.
+func (o *Owner) Forget(taskID string) {
+	o.mu.Lock()
+	t := o.tasks[taskID]
+	if t == nil || Ended(t.status) {
+		o.mu.Unlock()
+		return
+	}
+	t.notify = nil
+	t.stop()
+	headless := t.headless
+	o.mu.Unlock()
+	if !headless {
+		_ = o.Cancel(taskID, "the client went away")
+	}
+}
+
+// Wait returns when a task has ended, with its outcome.
+func (o *Owner) Wait(ctx context.Context, taskID string) (*beamv1.Outcome, error) {
+	o.mu.Lock()
+	t := o.tasks[taskID]
+	o.mu.Unlock()
+	if t == nil {
+		return o.storedOutcome(taskID)
+	}
+	select {
+	case <-t.done:
+		return t.outcome, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// Close stops the owner. Attached tasks are left to the workers' owner gap,
+// headless ones go on without us.
+func (o *Owner) Close() {
+	o.mu.Lock()
+	o.closed = true
+	o.timer.Stop()
+	for _, p := range o.pools {
+		p.timer.Stop()
+	}
+	o.mu.Unlock()
+	o.cancel()
+	o.wg.Wait()
+}

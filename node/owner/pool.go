@@ -1,0 +1,290 @@
+package owner
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/beammesh/beammesh/mesh"
+	peerv1 "github.com/beammesh/beammesh/proto/beammesh/peer/v1"
+	beamv1 "github.com/beammesh/beammesh/proto/beammesh/v1"
+	"github.com/beammesh/beammesh/scheduler"
+	"github.com/beammesh/beammesh/scheduler/market"
+	"github.com/beammesh/beammesh/scheduler/replicas"
+	"google.golang.org/protobuf/proto"
+)
+
+// defaultMaxContainers bounds the containers of one stub where it says nothing.
+const defaultMaxContainers = 64
+
+// pool is the shell of one stub's replicas.Pool. Owner.mu guards it.
+type pool struct {
+	o       *Owner
+	key     string
+	plan    *Plan
+	machine *replicas.Pool
+	timer   *time.Timer
+	used    time.Time
+
+	waiting  string              // why containers do not come, for people
+	fatal    *beamv1.ErrorDetail // why they never will
+	userFail *peerv1.UserError   // the program could not be loaded
+	failures int                 // containers that failed to start in a row
+}
+
+func poolKey(workspace, stubID string) string { return workspace + "/" + stubID }
+
+// pool gives the pool of a stub, planning it first if it is new.
+func (o *Owner) pool(ctx context.Context, workspace, stubID string) (*pool, error) {
+	key := poolKey(workspace, stubID)
+	o.mu.Lock()
+	p := o.pools[key]
+	o.mu.Unlock()
+	if p != nil {
+		return p, nil
+	}
+	plan, err := o.cfg.Planner.Plan(ctx, workspace, stubID)
+	if err != nil {
+		return nil, err
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if p := o.pools[key]; p != nil {
+		return p, nil
+	}
+	if len(o.pools) >= maxPools {
+		o.dropIdlePoolLocked()
+	}
+	most := plan.Config.MaxContainers
+	if most == 0 {
+		most = defaultMaxContainers
+	}
+	p = &pool{o: o, key: key, plan: plan, used: time.Now(), machine: replicas.New(replicas.Config{
+		Max: most, KeepWarm: plan.Config.KeepWarm(), Window: 2})}
+	p.timer = time.AfterFunc(time.Hour, func() {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		p.stepLocked(replicas.Tick{})
+		o.drainLocked()
+	})
+	o.pools[key] = p
+	return p, nil
+}
+
+// dropIdlePoolLocked forgets the pool that was idle longest.
+func (o *Owner) dropIdlePoolLocked() {
+	var oldest *pool
+	for _, p := range o.pools {
+		s := p.machine.Stats()
+		if s.Queued+s.Sent+s.Running+s.Starting+s.Replicas == 0 && (oldest == nil || p.used.Before(oldest.used)) {
+			oldest = p
+		}
+	}
+	if oldest != nil {
+		oldest.timer.Stop()
+		delete(o.pools, oldest.key)
+	}
+}
+
+func (p *pool) stepLocked(ev replicas.Event) {
+	p.o.later(func() {
+		if p.o.closed {
+			return
+		}
+		for _, a := range slices.Clone(p.machine.Step(p.o.cfg.Clock(), ev)) {
+			p.actionLocked(a)
+		}
+		if at, ok := p.machine.NextWake(); ok {
+			p.timer.Reset(max(at-p.o.cfg.Clock(), 0))
+		}
+	})
+}
+
+func (p *pool) actionLocked(a replicas.Action) {
+	o := p.o
+	switch a := a.(type) {
+	case replicas.Acquire:
+		for range a.N {
+			p.acquireLocked()
+		}
+	case replicas.Unacquire:
+		p.unacquireLocked(a.N)
+	case replicas.ReleaseReplica:
+		if c := o.leases[market.LeaseID(a.Replica)]; c != nil {
+			c.released = true
+		}
+		o.marketLocked(market.ReleaseLease{Lease: market.LeaseID(a.Replica), Reason: a.Reason})
+	case replicas.Dispatch:
+		p.dispatchLocked(a)
+	case replicas.Recall:
+		if c, t := o.leases[market.LeaseID(a.Replica)], o.tasks[string(a.Call)]; c != nil && t != nil {
+			c.send(&peerv1.LeaseDown{What: &peerv1.LeaseDown_Recall{Recall: &peerv1.Recall{TaskId: t.id, Attempt: t.base + uint32(a.Attempt)}}})
+		}
+	case replicas.StopCall:
+		if c, t := o.leases[market.LeaseID(a.Replica)], o.tasks[string(a.Call)]; c != nil && t != nil {
+			c.send(&peerv1.LeaseDown{What: &peerv1.LeaseDown_Cancel{Cancel: &peerv1.Cancel{TaskId: t.id, Attempt: t.base + uint32(a.Attempt)}}})
+		}
+	case replicas.Retrying:
+		if t := o.tasks[string(a.Call)]; t != nil {
+			t.status = Retrying
+			if at := t.attempt(t.base + uint32(a.Attempt)); at != nil {
+				at.ended, at.end = time.Now(), a.Failure.Text
+			}
+			for _, release := range t.holds {
+				release()
+			}
+			t.holds = nil
+		}
+	case replicas.Finished:
+		if t := o.tasks[string(a.Call)]; t != nil {
+			o.finishLocked(p, t, a)
+		}
+	default:
+		o.log.Error("action is not carried out", "action", fmt.Sprintf("%T", a))
+	}
+}
+
+func (p *pool) acquireLocked() {
+	o := p.o
+	// A container of an earlier life of this owner answers the first wish.
+	for _, c := range o.leases {
+		if c.pool == p && c.adopted && !c.given {
+			c.given = true
+			p.stepLocked(replicas.ReplicaReady{Replica: replicas.ReplicaID(c.id), Node: string(c.node)})
+			return
+		}
+	}
+	w := &wanted{id: o.newOfferIDLocked(p), pool: p, submitted: time.Now()}
+	o.offers[w.id] = w
+	o.marketLocked(market.Submit{Offer: market.Offer{ID: w.id, Demand: p.plan.Demand, Group: p.key, Headless: p.anyHeadlessLocked()}})
+}
+
+// anyHeadlessLocked tells whether a container started now must outlive us.
+func (p *pool) anyHeadlessLocked() bool {
+	if p.plan.Config.Headless {
+		return true
+	}
+	for _, t := range p.o.tasks {
+		if t.stubID == p.plan.StubID && t.headless && !Ended(t.status) {
+			return true
+		}
+	}
+	return false
+}
+
+// unacquireLocked takes back wishes, the newest first; those whose container is
+// already starting come last.
+func (p *pool) unacquireLocked(n int) {
+	var mine []*wanted
+	for _, w := range p.o.offers {
+		if c := p.o.leaseOfLocked(w.id); w.pool == p && (c == nil || !c.ready) {
+			mine = append(mine, w)
+		}
+	}
+	slices.SortFunc(mine, func(a, b *wanted) int {
+		if a.placed != b.placed {
+			if a.placed {
+				return 1
+			}
+			return -1
+		}
+		return strings.Compare(string(b.id), string(a.id))
+	})
+	for _, w := range mine[:min(n, len(mine))] {
+		if c := p.o.leaseOfLocked(w.id); c != nil {
+			c.released = true
+		}
+		delete(p.o.offers, w.id)
+		p.o.marketLocked(market.Withdraw{Offer: w.id, Reason: "no longer needed"})
+	}
+}
+
+func (o *Owner) leaseOfLocked(id market.OfferID) *leaseClient {
+	for _, c := range o.leases {
+		if c.offer == id {
+			return c
+		}
+	}
+	return nil
+}
+
+func (p *pool) dispatchLocked(a replicas.Dispatch) {
+	o := p.o
+	t, c := o.tasks[string(a.Call)], o.leases[market.LeaseID(a.Replica)]
+	if t == nil || c == nil {
+		o.log.Error("dispatch without task or lease", "task", a.Call, "lease", a.Replica)
+		return
+	}
+	at := &attempt{number: t.base + uint32(a.Attempt), lease: c.id, offer: c.offer, node: string(c.node),
+		warm: c.calls > 0, dispatched: time.Now()}
+	c.calls++
+	t.attempts = append(t.attempts, at)
+	call := &peerv1.Call{TaskId: t.id, Attempt: at.number, Args: t.args, Format: t.format,
+		TimeoutMs: p.plan.Config.Timeout().Milliseconds()}
+	if t.headless {
+		// The journal must know where it runs before it can run there.
+		rec := AttemptRecord{Number: at.number, Lease: string(c.id), Offer: string(c.offer), Node: string(c.node), Epoch: c.fence.Epoch}
+		o.wg.Add(1)
+		go func() {
+			defer o.wg.Done()
+			if err := o.cfg.Journal.Attempted(o.ctx, t.id, rec); err != nil {
+				o.log.Error("journal attempt", "task", t.id, "err", err)
+			}
+			c.send(&peerv1.LeaseDown{What: &peerv1.LeaseDown_Call{Call: call}})
+		}()
+		return
+	}
+	c.send(&peerv1.LeaseDown{What: &peerv1.LeaseDown_Call{Call: call}})
+}
+
+// order is the work order for a lease of this pool.
+func (p *pool) order(planner Planner, leaseID, worker string) ([]byte, error) {
+	o := proto.Clone(p.plan.Order).(*peerv1.WorkOrder)
+	planner.Complete(p.plan, o, leaseID, worker)
+	return proto.Marshal(o)
+}
+
+func shortID(self mesh.PeerID, epoch, seq uint64) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s/%d/%d", self, epoch, seq))
+	return hex.EncodeToString(sum[:5])
+}
+
+// waitingText says why work waits: the nearest misses, then what helps.
+func waitingText(rs []scheduler.NodeRefusal, hint string) string {
+	s := reasonsText(rs)
+	if s == "" {
+		s = "no node is known"
+	}
+	if hint != "" {
+		s += "; " + hint
+	}
+	return s
+}
+
+func infeasibleText(p *Plan, rs []scheduler.NodeRefusal) string {
+	s := "no node of the mesh can run this (" + p.Demand.String() + ")"
+	if r := reasonsText(rs); r != "" {
+		s += ": " + r
+	}
+	return s
+}
+
+func reasonsText(rs []scheduler.NodeRefusal) string {
+	var parts []string
+	for _, r := range rs {
+		var why []string
+		for _, x := range r.Reasons {
+			why = append(why, x.Text)
+		}
+		name := r.Name
+		if name == "" {
+			name = string(r.Node)
+		}
+		parts = append(parts, name+": "+strings.Join(why, ", "))
+	}
+	return strings.Join(parts, "; ")
+}

@@ -1,0 +1,183 @@
+package owner
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/beammesh/beammesh/mesh"
+	beamv1 "github.com/beammesh/beammesh/proto/beammesh/v1"
+	"github.com/beammesh/beammesh/proto/fault"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+)
+
+func peerID(s string) mesh.PeerID { return mesh.PeerID(s) }
+
+func notKnown(id string) error {
+	return fault.New(fault.NotFound, "task "+id+" is not known", "see 'beam task list'")
+}
+
+func stamp(t time.Time) *timestamppb.Timestamp {
+	if t.IsZero() {
+		return nil
+	}
+	return timestamppb.New(t)
+}
+
+func (o *Owner) infoLocked(t *task) *beamv1.TaskInfo {
+	i := &beamv1.TaskInfo{Id: t.id, Status: t.status, StubId: t.stubID, StubName: t.stubName, WorkspaceId: t.workspace,
+		OwnerId: string(o.cfg.Self), OwnerName: o.cfg.Name, CreatedAt: stamp(t.created), StartedAt: stamp(t.started),
+		EndedAt: stamp(t.ended), Headless: t.headless, Outcome: t.outcome}
+	if at := t.last(); at != nil {
+		i.NodeId, i.NodeName, i.ContainerId, i.Attempt = at.node, o.cfg.NodeName(peerID(at.node)), string(at.lease), at.number
+	}
+	if p := o.pools[poolKey(t.workspace, t.stubID)]; p != nil && t.status == Pending {
+		i.Waiting = p.waiting
+		if i.Waiting == "" {
+			if s := p.machine.Stats(); s.Starting > 0 {
+				i.Waiting = fmt.Sprintf("%d containers are starting", s.Starting)
+			}
+		}
+	}
+	return i
+}
+
+// Get describes a task of this owner, with its outcome when it has ended.
+func (o *Owner) Get(workspace, id string) (*beamv1.TaskInfo, error) {
+	o.mu.Lock()
+	if t := o.tasks[id]; t != nil && t.workspace == workspace {
+		defer o.mu.Unlock()
+		return o.infoLocked(t), nil
+	}
+	o.mu.Unlock()
+	st, ok, err := o.cfg.Journal.Get(id)
+	if err != nil {
+		return nil, fmt.Errorf("read journal: %w", err)
+	}
+	if !ok || st.Workspace != workspace {
+		return nil, notKnown(id)
+	}
+	return o.storedInfo(st), nil
+}
+
+func (o *Owner) storedOutcome(id string) (*beamv1.Outcome, error) {
+	st, ok, err := o.cfg.Journal.Get(id)
+	if err != nil {
+		return nil, fmt.Errorf("read journal: %w", err)
+	}
+	if !ok || st.End == nil {
+		return nil, notKnown(id)
+	}
+	return o.storedInfo(st).Outcome, nil
+}
+
+func (o *Owner) storedInfo(st StoredTask) *beamv1.TaskInfo {
+	i := &beamv1.TaskInfo{Id: st.ID, Status: Pending, StubId: st.StubID, StubName: st.StubName, WorkspaceId: st.Workspace,
+		OwnerId: string(o.cfg.Self), OwnerName: o.cfg.Name, CreatedAt: stamp(time.UnixMicro(st.CreatedUnixMicro)), Headless: st.Headless}
+	if e := st.End; e != nil {
+		i.Status, i.NodeId, i.ContainerId, i.Attempt = e.Status, e.Node, e.Lease, e.Attempt
+		i.NodeName = o.cfg.NodeName(peerID(e.Node))
+		i.StartedAt, i.EndedAt = stamp(time.UnixMicro(e.StartedUnixMicro)), stamp(time.UnixMicro(e.EndedUnixMicro))
+		out := new(beamv1.Outcome)
+		if proto.Unmarshal(e.Outcome, out) == nil && len(e.Outcome) > 0 {
+			i.Outcome = out
+		}
+	}
+	return i
+}
+
+// List gives the newest tasks of a workspace, without results.
+func (o *Owner) List(workspace, status, stubID string, limit int) ([]*beamv1.TaskInfo, error) {
+	if limit <= 0 {
+		limit = 100
+	}
+	limit = min(limit, 1000)
+	o.mu.Lock()
+	var infos []*beamv1.TaskInfo
+	have := map[string]bool{}
+	for _, t := range o.tasks {
+		have[t.id] = true
+		if t.workspace == workspace {
+			infos = append(infos, o.infoLocked(t))
+		}
+	}
+	o.mu.Unlock()
+	stored, err := o.cfg.Journal.List(workspace, limit)
+	if err != nil {
+		return nil, fmt.Errorf("read journal: %w", err)
+	}
+	for _, st := range stored {
+		if !have[st.ID] {
+			infos = append(infos, o.storedInfo(st))
+		}
+	}
+	infos = slices.DeleteFunc(infos, func(i *beamv1.TaskInfo) bool {
+		return (status != "" && i.Status != status) || (stubID != "" && i.StubId != stubID)
+	})
+	slices.SortFunc(infos, func(a, b *beamv1.TaskInfo) int { return b.CreatedAt.AsTime().Compare(a.CreatedAt.AsTime()) })
+	infos = infos[:min(limit, len(infos))]
+	for k, i := range infos {
+		if i.Outcome != nil {
+			c := proto.Clone(i).(*beamv1.TaskInfo)
+			c.Outcome.Result, c.Outcome.Exception = nil, nil
+			infos[k] = c
+		}
+	}
+	return infos, nil
+}
+
+// Open is the number of tasks that have not ended.
+func (o *Owner) Open() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.open
+}
+
+// Explain says why a task ran where it ran, or why it waits.
+func (o *Owner) Explain(workspace, id string) (*beamv1.ExplainResponse, error) {
+	info, err := o.Get(workspace, id)
+	if err != nil {
+		return nil, err
+	}
+	r := &beamv1.ExplainResponse{Task: info}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	t := o.tasks[id]
+	if t == nil {
+		r.Attempts = append(r.Attempts, &beamv1.Attempt{Attempt: info.Attempt, NodeId: info.NodeId, NodeName: info.NodeName,
+			Notes: []string{"the details of the placement are no longer kept"}})
+		return r, nil
+	}
+	for _, at := range t.attempts {
+		a := &beamv1.Attempt{Attempt: at.number, NodeId: at.node, NodeName: o.cfg.NodeName(peerID(at.node)), End: at.end}
+		o.explainOfferLocked(a, at.offer)
+		if at.warm {
+			a.How = "warm container"
+		}
+		r.Attempts = append(r.Attempts, a)
+	}
+	if p := o.pools[poolKey(t.workspace, t.stubID)]; p != nil && len(t.attempts) == 0 {
+		// It waits: the container that is wanted longest says why.
+		var oldest *wanted
+		for _, w := range o.offers {
+			if w.pool == p && (oldest == nil || w.submitted.Before(oldest.submitted)) {
+				oldest = w
+			}
+		}
+		a := &beamv1.Attempt{Attempt: 1, How: "waiting"}
+		if oldest != nil {
+			o.explainOfferLocked(a, oldest.id)
+			if !oldest.placed {
+				a.How = "waiting"
+			}
+		}
+		if p.fatal != nil {
+			a.Notes = append(a.Notes, p.fatal.Message, p.fatal.Hint)
+		} else if p.waiting != "" {
+			a.Notes = append(a.Notes, p.waiting)
+		}
+		r.Attempts = append(r.Attempts, a)
+	}
+	return r, nil
+}

@@ -1,0 +1,137 @@
+package owner
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"sync"
+	"time"
+
+	"crypto/sha256"
+
+	beamv1 "github.com/beammesh/beammesh/proto/beammesh/v1"
+	"github.com/beammesh/beammesh/scheduler/market"
+)
+
+// Statuses of a task, as the stock client knows them.
+const (
+	Pending   = "PENDING"
+	Running   = "RUNNING"
+	Complete  = "COMPLETE"
+	Error     = "ERROR"
+	Cancelled = "CANCELLED"
+	TimedOut  = "TIMEOUT"
+	Retrying  = "RETRY"
+)
+
+// Ended tells whether a status is final.
+func Ended(status string) bool {
+	return status == Complete || status == Error || status == Cancelled || status == TimedOut
+}
+
+// Request asks for one call of a stub.
+type Request struct {
+	Workspace   string
+	StubID      string
+	Args        []byte
+	Format      string // "pickle" or "json"
+	Headless    bool
+	CallbackURL string
+	// Notify gets the task's events; nil for a detached task. The owner never
+	// calls it under its lock and never concurrently for one task.
+	Notify Notify
+}
+
+// Notify takes what happens to a task. ctx ends with the task's interest in
+// being told; a slow Notify slows the program that prints.
+type Notify interface {
+	Log(ctx context.Context, task string, fd int, data []byte)
+	Done(task string, o *beamv1.Outcome)
+}
+
+// task is one task of this owner, in memory from submission until it is pruned.
+type task struct {
+	id        string
+	workspace string
+	stubID    string
+	stubName  string
+	args      []byte
+	format    string
+	headless  bool
+	callback  string
+	created   time.Time
+	base      uint32 // attempts of an earlier life of this owner
+
+	// guarded by Owner.mu
+	status   string
+	attempts []*attempt
+	waiting  string
+	started  time.Time
+	ended    time.Time
+	outcome  *beamv1.Outcome
+	answers  map[uint32]*beamv1.Outcome // by attempt, until the pool decides
+	holds    []func()                   // ends that workers keep until we have journalled
+	notify   Notify
+	ctx      context.Context // over when nobody listens any more
+	stop     context.CancelFunc
+	done     chan struct{} // closed at the end
+
+	logMu sync.Mutex // keeps Notify calls of one task in order
+}
+
+// attempt is one dispatch of a task to a container.
+type attempt struct {
+	number     uint32
+	lease      market.LeaseID
+	offer      market.OfferID
+	node       string
+	warm       bool
+	dispatched time.Time
+	started    time.Time
+	ended      time.Time
+	end        string
+}
+
+func (t *task) attempt(n uint32) *attempt {
+	for _, a := range t.attempts {
+		if a.number == n {
+			return a
+		}
+	}
+	return nil
+}
+
+func (t *task) last() *attempt {
+	if len(t.attempts) == 0 {
+		return nil
+	}
+	return t.attempts[len(t.attempts)-1]
+}
+
+// NewTaskID makes a UUIDv8 whose first six bytes name the owner's peer, so that
+// any node can route a question about the task.
+func NewTaskID(peer string) string {
+	var b [16]byte
+	if _, err := rand.Read(b[:]); err != nil {
+		panic(err) // crypto/rand does not fail on Linux
+	}
+	tag := peerTag(peer)
+	copy(b[:6], tag[:])
+	b[6] = b[6]&0x0f | 0x80
+	b[8] = b[8]&0x3f | 0x80
+	x := hex.EncodeToString(b[:])
+	return x[:8] + "-" + x[8:12] + "-" + x[12:16] + "-" + x[16:20] + "-" + x[20:]
+}
+
+func peerTag(peer string) (tag [6]byte) {
+	sum := sha256.Sum256([]byte(peer))
+	copy(tag[:], sum[:])
+	return tag
+}
+
+// IsOwnedBy tells whether a task id was made by a peer.
+func IsOwnedBy(taskID, peer string) bool {
+	tag := peerTag(peer)
+	x := hex.EncodeToString(tag[:])
+	return len(taskID) == 36 && taskID[:8] == x[:8] && taskID[9:13] == x[8:12]
+}

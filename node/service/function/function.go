@@ -1,0 +1,102 @@
+// Package function serves function.FunctionService: one call of a stub per
+// request, with its output and its result on the answer stream.
+package function
+
+import (
+	"context"
+
+	"connectrpc.com/connect"
+	"github.com/beammesh/beammesh/node/auth"
+	"github.com/beammesh/beammesh/node/owner"
+	"github.com/beammesh/beammesh/node/token"
+	beamv1 "github.com/beammesh/beammesh/proto/beammesh/v1"
+	"github.com/beammesh/beammesh/proto/client/functionpb"
+	"github.com/beammesh/beammesh/proto/client/functionpb/functionpbconnect"
+	"github.com/beammesh/beammesh/proto/fault"
+)
+
+// MaxArgs bounds the arguments of one call; results have the same bound.
+const MaxArgs = 16 << 20
+
+// Tasks is what the service needs of the owner.
+type Tasks interface {
+	Submit(ctx context.Context, r owner.Request) (string, error)
+	Forget(taskID string)
+}
+
+// Service implements function.FunctionService.
+type Service struct {
+	functionpbconnect.UnimplementedFunctionServiceHandler
+	Tasks Tasks
+}
+
+// FunctionInvoke submits one call. The first message has the task's id, then
+// output comes as it is printed, and the last message has the result. When the
+// client closes the stream, a task that is not headless is cancelled.
+func (s *Service) FunctionInvoke(ctx context.Context, req *connect.Request[functionpb.FunctionInvokeRequest], out *connect.ServerStream[functionpb.FunctionInvokeResponse]) error {
+	id, err := auth.Require(ctx, token.Invoke)
+	if err != nil {
+		return err
+	}
+	if n := len(req.Msg.Args); n > MaxArgs {
+		return fault.New(fault.TooLarge, "the arguments are above 16 MiB", "put large data into a file of the image or a volume, and pass its name")
+	}
+	sub := newStream()
+	task, err := s.Tasks.Submit(ctx, owner.Request{Workspace: id.Workspace, StubID: req.Msg.StubId, Args: req.Msg.Args,
+		Format: "pickle", Headless: req.Msg.Headless, CallbackURL: req.Msg.CallbackUrl, Notify: sub})
+	if err != nil {
+		return err
+	}
+	defer close(sub.left)
+	defer s.Tasks.Forget(task)
+	if err := out.Send(&functionpb.FunctionInvokeResponse{TaskId: task}); err != nil {
+		return err
+	}
+	for {
+		select {
+		case l := <-sub.lines:
+			if err := out.Send(l.message(task)); err != nil {
+				return err
+			}
+		case o := <-sub.done:
+			// What was printed before the end is in the channel already.
+			for more := true; more; {
+				select {
+				case l := <-sub.lines:
+					if err := out.Send(l.message(task)); err != nil {
+						return err
+					}
+				default:
+					more = false
+				}
+			}
+			return out.Send(last(task, o))
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func last(task string, o *beamv1.Outcome) *functionpb.FunctionInvokeResponse {
+	m := &functionpb.FunctionInvokeResponse{TaskId: task, Done: true, ExitCode: int32(ExitCode(o)), Outcome: o}
+	if o.Status == owner.Complete {
+		m.Result = o.Result
+	} else if o.Error != nil {
+		// Stock clients show output, and nothing else, of what failed.
+		text := o.Error.Message
+		if tb := o.Exception.GetTraceback(); tb != "" {
+			text = tb
+		}
+		m.Output = text + "\n"
+		m.Fd = 2
+	}
+	return m
+}
+
+// ExitCode is the process status that stands for an outcome.
+func ExitCode(o *beamv1.Outcome) int {
+	if o.Status == owner.Complete {
+		return 0
+	}
+	return fault.Code(o.GetError().GetCode()).ExitStatus()
+}

@@ -1,0 +1,221 @@
+package worker
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"sort"
+	"sync"
+	"time"
+)
+
+const (
+	// maxLogFile bounds the log of one attempt; the first bytes are kept and
+	// the end says how much is missing.
+	maxLogFile = 8 << 20
+	// maxLogFiles and maxLogAge bound the folder.
+	maxLogFiles = 10_000
+	maxLogAge   = 7 * 24 * time.Hour
+)
+
+// Record header in a log file: one byte for the descriptor, then the length as
+// four bytes big endian, then the bytes.
+const logHeader = 5
+
+var safeName = regexp.MustCompile(`^[a-zA-Z0-9-]{1,64}$`)
+
+// logDir keeps one bounded file per attempt, readable while it grows.
+type logDir struct {
+	dir string
+
+	mu   sync.Mutex
+	open map[string]*attemptLog // by file name
+}
+
+type attemptLog struct {
+	mu      sync.Mutex
+	f       *os.File
+	size    int64
+	dropped int64
+	done    bool
+	wake    chan struct{} // closed and replaced on every change
+}
+
+func newLogDir(dir string) (*logDir, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make log folder: %w", err)
+	}
+	d := &logDir{dir: dir, open: map[string]*attemptLog{}}
+	d.prune(time.Now())
+	return d, nil
+}
+
+func logName(task string, attempt uint32) (string, error) {
+	if !safeName.MatchString(task) {
+		return "", fmt.Errorf("task id %q is not a name", task)
+	}
+	return fmt.Sprintf("%s.%d.log", task, attempt), nil
+}
+
+// create opens the log of an attempt; the caller closes it with finish.
+func (d *logDir) create(task string, attempt uint32) (*attemptLog, error) {
+	name, err := logName(task, attempt)
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(filepath.Join(d.dir, name), os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open log: %w", err)
+	}
+	l := &attemptLog{f: f, wake: make(chan struct{})}
+	d.mu.Lock()
+	d.open[name] = l
+	d.mu.Unlock()
+	return l, nil
+}
+
+func (l *attemptLog) write(fd int, p []byte) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.done {
+		return
+	}
+	if l.size+int64(len(p)) > maxLogFile {
+		l.dropped += int64(len(p))
+		return
+	}
+	l.appendLocked(fd, p)
+}
+
+func (l *attemptLog) appendLocked(fd int, p []byte) {
+	rec := make([]byte, 0, logHeader+len(p))
+	n := len(p)
+	rec = append(rec, byte(fd), byte(n>>24), byte(n>>16), byte(n>>8), byte(n))
+	rec = append(rec, p...)
+	if w, err := l.f.WriteAt(rec, l.size); err != nil {
+		l.dropped += int64(len(p)) // a full disk must not end the program
+	} else {
+		l.size += int64(w)
+	}
+	close(l.wake)
+	l.wake = make(chan struct{})
+}
+
+// finish ends the log; later writes are ignored.
+func (d *logDir) finish(task string, attempt uint32, l *attemptLog) {
+	l.mu.Lock()
+	if l.dropped > 0 {
+		l.appendLocked(2, fmt.Appendf(nil, "\n[%d bytes of output are not kept: a log holds %d MiB]\n", l.dropped, maxLogFile>>20))
+	}
+	l.done = true
+	close(l.wake)
+	l.wake = make(chan struct{})
+	l.mu.Unlock()
+	name, err := logName(task, attempt)
+	if err != nil {
+		return
+	}
+	d.mu.Lock()
+	if d.open[name] == l {
+		delete(d.open, name)
+	}
+	d.mu.Unlock()
+	// Readers that still follow hold l; the file itself is reopened by path.
+	_ = l.f.Close()
+}
+
+// read calls fn for every record from the start. With follow it goes on until
+// the attempt ends or stop closes. attempt 0 means the newest.
+func (d *logDir) read(task string, attempt uint32, follow bool, stop <-chan struct{}, fn func(fd int, p []byte) error) error {
+	if attempt == 0 {
+		attempt = d.newest(task)
+	}
+	name, err := logName(task, attempt)
+	if err != nil {
+		return err
+	}
+	d.mu.Lock()
+	live := d.open[name]
+	d.mu.Unlock()
+	f, err := os.Open(filepath.Join(d.dir, name))
+	if err != nil {
+		return fmt.Errorf("open log: %w", err)
+	}
+	defer f.Close()
+	var off int64
+	for {
+		var end int64
+		done, wake := true, (<-chan struct{})(nil)
+		if live != nil {
+			live.mu.Lock()
+			end, done, wake = live.size, live.done, live.wake
+			live.mu.Unlock()
+		} else if st, err := f.Stat(); err == nil {
+			end = st.Size()
+		}
+		for off < end {
+			var h [logHeader]byte
+			if _, err := f.ReadAt(h[:], off); err != nil {
+				return fmt.Errorf("read log: %w", err)
+			}
+			n := int64(h[1])<<24 | int64(h[2])<<16 | int64(h[3])<<8 | int64(h[4])
+			if n > maxLogFile {
+				return fmt.Errorf("read log: record of %d bytes", n)
+			}
+			p := make([]byte, n)
+			if _, err := f.ReadAt(p, off+logHeader); err != nil {
+				return fmt.Errorf("read log: %w", err)
+			}
+			if err := fn(int(h[0]), p); err != nil {
+				return err
+			}
+			off += logHeader + n
+		}
+		if done || !follow {
+			return nil
+		}
+		select {
+		case <-wake:
+		case <-stop:
+			return nil
+		}
+	}
+}
+
+func (d *logDir) newest(task string) uint32 {
+	for a := uint32(64); a > 0; a-- {
+		name, err := logName(task, a)
+		if err != nil {
+			return 1
+		}
+		if _, err := os.Stat(filepath.Join(d.dir, name)); err == nil {
+			return a
+		}
+	}
+	return 1
+}
+
+// prune removes old logs; it runs at start, so the bound holds per run.
+func (d *logDir) prune(now time.Time) {
+	entries, err := os.ReadDir(d.dir)
+	if err != nil {
+		return
+	}
+	type aged struct {
+		name string
+		mod  time.Time
+	}
+	var files []aged
+	for _, e := range entries {
+		if info, err := e.Info(); err == nil && info.Mode().IsRegular() {
+			files = append(files, aged{e.Name(), info.ModTime()})
+		}
+	}
+	sort.Slice(files, func(i, j int) bool { return files[i].mod.After(files[j].mod) })
+	for i, f := range files {
+		if i >= maxLogFiles/2 || now.Sub(f.mod) > maxLogAge {
+			_ = os.Remove(filepath.Join(d.dir, f.name))
+		}
+	}
+}

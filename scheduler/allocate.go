@@ -1,0 +1,65 @@
+package scheduler
+
+import (
+	"slices"
+
+	"github.com/beammesh/beammesh/scheduler/gpu"
+)
+
+// Grant is what a worker gave to one lease.
+type Grant struct {
+	Devices   []string // device ids, in the node's order
+	CPUMillis int64    // the container's limit, never above the machine's cores
+	MemoryMiB int64
+	DiskMiB   int64
+	GPUMilli  int64 // of each device
+}
+
+// Allocate takes d out of c.Free and the devices and says what was taken. It
+// changes nothing when d does not fit.
+//
+// The first alternative that fits wins. Shares go to the fullest device that
+// still has room, whole devices are taken in the node's order.
+func Allocate(d *Demand, c *Capacity) (Grant, bool) {
+	if FitOf(d, c) != FitNow {
+		return Grant{}, false
+	}
+	g := Grant{CPUMillis: d.CPUMillis, MemoryMiB: d.MemoryMiB, DiskMiB: d.DiskMiB}
+	if i := Choice(d, c); i >= 0 {
+		w := &d.GPUs[i]
+		g.GPUMilli = d.Milli()
+		picked := make([]int, 0, w.Count)
+		for len(picked) < w.Count {
+			best := -1
+			for j := range c.Devices {
+				dev := &c.Devices[j]
+				if dev.FreeMilli < g.GPUMilli || !gpu.Matches(w.Class, dev.Class) || slices.Contains(picked, j) {
+					continue
+				}
+				if best < 0 || dev.FreeMilli < c.Devices[best].FreeMilli {
+					best = j
+				}
+			}
+			picked = append(picked, best)
+		}
+		slices.Sort(picked)
+		for _, j := range picked {
+			c.Devices[j].FreeMilli -= g.GPUMilli
+			g.Devices = append(g.Devices, c.Devices[j].ID)
+		}
+	}
+	c.Free.CPUMillis -= g.CPUMillis
+	c.Free.MemoryMiB -= g.MemoryMiB
+	c.Free.DiskMiB -= g.DiskMiB
+	return g, true
+}
+
+// Choice is the index of the first GPU alternative that fits now, or -1.
+func Choice(d *Demand, c *Capacity) int {
+	for i := range d.GPUs {
+		if _, free := countDevices(&d.GPUs[i], d.Milli(), c); free >= d.GPUs[i].Count {
+			return i
+		}
+	}
+	return -1
+}
