@@ -125,7 +125,7 @@ func (c *container) makeFiles(lower []string) error {
 			return fmt.Errorf("make container folder: %w", err)
 		}
 	}
-	if err := mountRootfs(c.slot.pair, c.e.layers.snapshotDir(), lower, c.slot.disk, c.rootfs()); err != nil {
+	if err := mountRootfs(c.slot.pair, c.e.layers.dir, lower, c.slot.disk, c.rootfs()); err != nil {
 		return err
 	}
 	var err error

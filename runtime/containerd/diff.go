@@ -15,26 +15,36 @@ var _ runtime.Differ = (*Engine)(nil)
 
 // Diff implements runtime.Differ. The writable layer's files belong to the
 // container's ids on the host; a mount that takes the shift back shows them as
-// the container sees them.
-func (e *Engine) Diff(_ context.Context, id string, fn func(dir string) error) (err error) {
+// the container sees them. The folder is gone when fn returns. Processes that
+// write meanwhile are the caller's business.
+func (e *Engine) Diff(ctx context.Context, id string, fn func(dir string) error) error {
+	_, leave, err := e.enter(ctx)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	e.mu.Lock()
 	c := e.containers[id]
 	e.mu.Unlock()
 	if c == nil {
 		return fmt.Errorf("container %s: %w", id, runtime.ErrNotFound)
 	}
-	back, err := userns.Unmapped(c.slot.pair.First, c.slot.pair.Count)
+	back, err := userns.Unmapped(c.slot.pair.First, idsPerContainer)
 	if err != nil {
-		return fmt.Errorf("show what %s wrote: %w", id, err)
+		return fmt.Errorf("show what container %s wrote: %w", id, err)
 	}
 	defer back.Close()
-	dir := filepath.Join(c.dir, "diff")
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		return fmt.Errorf("show what %s wrote: %w", id, err)
+	// Not below the container's folder, which may go at any time.
+	dir, err := os.MkdirTemp(e.cfg.State, "diff-")
+	if err != nil {
+		return fmt.Errorf("show what container %s wrote: %w", id, err)
 	}
-	if err := back.Bind(filepath.Join(c.slot.disk, "upper"), dir, false); err != nil {
-		return errors.Join(fmt.Errorf("show what %s wrote: %w", id, err), os.Remove(dir))
+	if err = back.Bind(filepath.Join(c.slot.disk, "upper"), dir, false); err == nil {
+		err = fn(dir)
+		err = errors.Join(err, unmount(dir))
 	}
-	defer func() { err = errors.Join(err, unmount(dir), os.Remove(dir)) }()
-	return fn(dir)
+	if err = errors.Join(err, os.Remove(dir)); err != nil {
+		return fmt.Errorf("show what container %s wrote: %w", id, err)
+	}
+	return nil
 }

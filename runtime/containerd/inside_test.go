@@ -24,7 +24,10 @@ func TestInside(t *testing.T) {
 	upstream := dnsServer(t)
 	e := newEngine(t, func(c *Config) { c.Upstream = []string{upstream} })
 	tg := target(e)
-	rw, ro, run := t.TempDir(), t.TempDir(), t.TempDir()
+	rw, ro, run := t.TempDir(), t.TempDir(), filepath.Join(t.TempDir(), "private", "run")
+	if err := errors.Join(os.Mkdir(filepath.Dir(run), 0o700), os.Mkdir(run, 0o711)); err != nil {
+		t.Fatal(err)
+	}
 	if err := os.WriteFile(filepath.Join(ro, "secret"), []byte("42"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -114,9 +117,9 @@ func dnsServer(t *testing.T) string {
 }
 
 func TestDeviceEdits(t *testing.T) {
-	edits := func(_ context.Context, ids []string) (gpu.Edits, error) {
+	edits := func(context.Context, []string) (gpu.Edits, error) {
 		// The node of /dev/fuse stands for the device: containers do not get it.
-		return gpu.Edits{Devices: []gpu.DeviceNode{{Path: "/dev/nvidia1", Type: "c", Major: 10, Minor: 229, Access: "rw"}},
+		return gpu.Edits{Devices: []gpu.DeviceNode{{HostPath: "/dev/fuse"}, {Path: "/dev/nvidia1", Type: "c", Major: 10, Minor: 229, Access: "r"}},
 			Env:    []string{"NVIDIA_VISIBLE_DEVICES=void"},
 			Mounts: []gpu.Mount{{Source: "/etc/hostname", Target: "/usr/lib/libcuda.so.1", Options: []string{"bind", "ro"}}}}, nil
 	}
@@ -128,13 +131,16 @@ func TestDeviceEdits(t *testing.T) {
 	if o := tg.Do(t, withGPU, "cat", "/dev/nvidia1"); !strings.Contains(o.Stderr, "read /dev/nvidia1") {
 		t.Errorf("open a granted device: %+v", o)
 	}
+	if o := tg.Do(t, withGPU, "cat", "/dev/fuse"); !strings.Contains(o.Stderr, "read /dev/fuse") {
+		t.Errorf("open a granted device: %+v", o)
+	}
 	if o := tg.Do(t, withGPU, "env", "NVIDIA_VISIBLE_DEVICES"); o.Stdout != "void" {
 		t.Errorf("environment: %+v", o)
 	}
-	if o := tg.Do(t, cpu, "ls", "/dev"); strings.Contains(o.Stdout, "nvidia") {
+	if o := tg.Do(t, cpu, "ls", "/dev"); strings.Contains(o.Stdout, "nvidia") || strings.Contains(o.Stdout, "fuse") {
 		t.Errorf("a CPU job sees a device:\n%s", o.Stdout)
 	}
-	for id, n := range map[string]int{"gpu": 1, "cpu": 0} {
+	for id, n := range map[string]int{"gpu": 2, "cpu": 0} {
 		b, err := e.OCISpec(id)
 		if err != nil {
 			t.Fatal(err)
@@ -145,13 +151,13 @@ func TestDeviceEdits(t *testing.T) {
 		}
 		edits := 0
 		for _, m := range s.Mounts {
-			if strings.Contains(m.Destination, "nvidia") || strings.Contains(m.Destination, "cuda") {
+			if strings.Contains(m.Destination, "fuse") || strings.Contains(m.Destination, "nvidia") || strings.Contains(m.Destination, "cuda") {
 				edits++
 			}
 		}
-		// One rule denies all, one more allows each device; a mount for the
+		// One rule denies all, one more allows each device; a mount for each
 		// device and one for the library.
-		if len(s.Linux.Devices) != 0 || len(s.Linux.Resources.Devices) != n+1 || edits != 2*n {
+		if len(s.Linux.Devices) != 0 || len(s.Linux.Resources.Devices) != n+1 || edits != n+n/2 {
 			t.Errorf("%s: rules %+v, mounts %+v", id, s.Linux.Resources.Devices, s.Mounts)
 		}
 	}

@@ -80,7 +80,7 @@ func openLayers(ctx context.Context, c *Config) (*layerStore, error) {
 		}
 		s.budget = int64(st.Blocks) * st.Bsize / 2
 	}
-	if err := s.clean(ctx); err != nil {
+	if err := errors.Join(makeSkeleton(filepath.Join(s.dir, skeletonName)), s.clean(ctx)); err != nil {
 		sn.Close()
 		return nil, fmt.Errorf("open layers: %w", err)
 	}
@@ -179,7 +179,7 @@ func chainNames(layers []runtime.Layer) []string {
 }
 
 // ensure makes the chain of layers and pins it. It returns the layers' folders
-// below snapshotDir, topmost first; release gives the pin back.
+// below dir, topmost first; release gives the pin back.
 func (s *layerStore) ensure(ctx context.Context, layers []runtime.Layer) (lower []string, release func(), err error) {
 	if len(layers) == 0 {
 		return nil, nil, errors.New("no layers")
@@ -414,7 +414,7 @@ func (s *layerStore) folders(ctx context.Context, name string) ([]string, error)
 		}
 	}
 	for i, p := range paths {
-		if paths[i], err = filepath.Rel(s.snapshotDir(), p); err != nil || !filepath.IsLocal(paths[i]) {
+		if paths[i], err = filepath.Rel(s.dir, p); err != nil || !filepath.IsLocal(paths[i]) {
 			return nil, fmt.Errorf("find folders of layer %s: unexpected path %s", name, p)
 		}
 	}

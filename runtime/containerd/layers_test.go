@@ -79,7 +79,7 @@ func TestLayersAreSharedAndKept(t *testing.T) {
 	if len(lower) != 2 {
 		t.Errorf("folders %v, want 2", lower)
 	}
-	if _, err := os.Stat(filepath.Join(s.snapshotDir(), lower[0], "app.py")); err != nil {
+	if _, err := os.Stat(filepath.Join(s.dir, lower[0], "app.py")); err != nil {
 		t.Errorf("the topmost folder is not first: %v", err)
 	}
 	if err := s.close(); err != nil {

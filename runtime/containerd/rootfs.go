@@ -3,7 +3,6 @@ package containerd
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	goruntime "runtime"
@@ -15,15 +14,14 @@ import (
 )
 
 // mountRootfs puts a root filesystem together on target: the layers' folders
-// (lower, topmost first, relative to snapshots) below the writable layer on
-// disk. The layers belong to root on the host; through an idmapped mount they
+// (lower, topmost first, relative to layers) below the writable layer on disk. The layers belong to root on the host; through an idmapped mount they
 // belong to root of the pair, without a copy or a chown.
-func mountRootfs(p *userns.Pair, snapshots string, lower []string, disk, target string) error {
+func mountRootfs(p *userns.Pair, layers string, lower []string, disk, target string) error {
 	mapped := target + ".lower"
 	if err := errors.Join(os.MkdirAll(mapped, 0o700), os.MkdirAll(target, 0o711)); err != nil {
 		return fmt.Errorf("make root filesystem: %w", err)
 	}
-	if err := p.Bind(snapshots, mapped, false); err != nil {
+	if err := p.Bind(layers, mapped, false); err != nil {
 		return fmt.Errorf("make root filesystem: %w", err)
 	}
 	// The overlay keeps the layers by itself; the name is for mounting only.
@@ -32,7 +30,7 @@ func mountRootfs(p *userns.Pair, snapshots string, lower []string, disk, target 
 	// volatile: fsync inside returns at once, since the disk is scratch.
 	opts := "index=off,metacopy=off,redirect_dir=off,volatile" +
 		",upperdir=" + filepath.Join(disk, "upper") + ",workdir=" + filepath.Join(disk, "work") +
-		",lowerdir=" + strings.Join(lower, ":")
+		",lowerdir=" + strings.Join(lower, ":") + ":" + skeletonName
 	if len(opts) >= os.Getpagesize() {
 		return fmt.Errorf("make root filesystem: %d layers are too many", len(lower))
 	}
@@ -54,22 +52,30 @@ func mountRootfs(p *userns.Pair, snapshots string, lower []string, disk, target 
 	if err := <-errc; err != nil {
 		return fmt.Errorf("mount root filesystem of %d layers: %w", len(lower), err)
 	}
-	if err := addTmp(target, p.First); err != nil {
-		return errors.Join(fmt.Errorf("make root filesystem: %w", err), unmount(target))
-	}
 	return nil
 }
 
-// addTmp makes sure of /tmp, which small images lack. The image is not
-// trusted: os.Root follows none of its links out of it.
-func addTmp(rootfs string, owner uint32) error {
-	r, err := os.OpenRoot(rootfs)
-	if err != nil {
-		return err
+// skeletonName is the folder beside the snapshots that lies below every root
+// filesystem.
+const skeletonName = "skeleton"
+
+// makeSkeleton makes the folders and files that a container is mounted
+// together from. With them at the very bottom runc finds each mount point, and
+// none of them turns up among the container's changes.
+func makeSkeleton(dir string) error {
+	for _, d := range []string{"", "dev", "etc", "proc", "run", runTarget, "sys", "tmp", filepath.Dir(initTarget)} {
+		p := filepath.Join(dir, d)
+		if err := errors.Join(os.MkdirAll(p, 0o755), os.Chmod(p, 0o755)); err != nil {
+			return fmt.Errorf("make skeleton: %w", err)
+		}
 	}
-	defer r.Close()
-	if _, err := r.Lstat("tmp"); !errors.Is(err, fs.ErrNotExist) {
-		return err
+	if err := os.Chmod(filepath.Join(dir, "tmp"), 0o777|os.ModeSticky); err != nil {
+		return fmt.Errorf("make skeleton: %w", err)
 	}
-	return errors.Join(r.Mkdir("tmp", 0o700), r.Lchown("tmp", int(owner), int(owner)), r.Chmod("tmp", 0o777|os.ModeSticky))
+	for _, f := range []string{"etc/hosts", "etc/hostname", "etc/resolv.conf", initTarget} {
+		if err := os.WriteFile(filepath.Join(dir, f), nil, 0o644); err != nil {
+			return fmt.Errorf("make skeleton: %w", err)
+		}
+	}
+	return nil
 }

@@ -46,7 +46,7 @@ func (c *container) mapMounts() ([]runtime.Mount, error) {
 	return out, nil
 }
 
-// deviceNode is a device and a node of it on the host to mount from.
+// deviceNode is a complete description and a node of it to mount from.
 type deviceNode struct {
 	gpu.DeviceNode
 	source string
@@ -70,11 +70,12 @@ func (c *container) makeDevices(devices []gpu.DeviceNode) ([]deviceNode, error) 
 	c.sources = append(c.sources, dir)
 	var out []deviceNode
 	for i, d := range devices {
+		d, err := complete(d)
+		if err != nil {
+			return nil, err
+		}
 		n := deviceNode{DeviceNode: d, source: filepath.Join(dir, fmt.Sprint(i))}
 		mode := map[string]uint32{"c": unix.S_IFCHR, "b": unix.S_IFBLK}[d.Type]
-		if mode == 0 || d.Major == 0 {
-			return nil, fmt.Errorf("device %s: type %q, number %d:%d", d.Path, d.Type, d.Major, d.Minor)
-		}
 		if err := unix.Mknod(n.source, mode|0o666, int(unix.Mkdev(uint32(d.Major), uint32(d.Minor)))); err != nil {
 			return nil, fmt.Errorf("device %s: %w", d.Path, err)
 		}
@@ -84,6 +85,28 @@ func (c *container) makeDevices(devices []gpu.DeviceNode) ([]deviceNode, error) 
 		out = append(out, n)
 	}
 	return out, nil
+}
+
+// complete reads from the host's node what d does not say.
+func complete(d gpu.DeviceNode) (gpu.DeviceNode, error) {
+	if d.Path == "" {
+		d.Path = d.HostPath
+	}
+	if d.Access == "" {
+		d.Access = "rw"
+	}
+	if d.Type == "" {
+		var st unix.Stat_t
+		if err := unix.Stat(d.HostPath, &st); err != nil {
+			return d, fmt.Errorf("device %s: %w", d.HostPath, err)
+		}
+		d.Type = map[uint32]string{unix.S_IFCHR: "c", unix.S_IFBLK: "b"}[st.Mode&unix.S_IFMT]
+		d.Major, d.Minor = int64(unix.Major(uint64(st.Rdev))), int64(unix.Minor(uint64(st.Rdev)))
+	}
+	if d.Type != "c" && d.Type != "b" || d.Major == 0 || !filepath.IsAbs(d.Path) {
+		return d, fmt.Errorf("device %s: type %q, number %d:%d: not a device", d.Path, d.Type, d.Major, d.Minor)
+	}
+	return d, nil
 }
 
 func (c *container) dropSources() {

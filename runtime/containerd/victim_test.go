@@ -257,21 +257,3 @@ func TestTwoEngines(t *testing.T) {
 		t.Errorf("both have %v", a.net.Subnet())
 	}
 }
-
-// BenchmarkStart is the time from Start to the first process's first byte.
-func BenchmarkStart(b *testing.B) {
-	e := newEngine(b, func(c *Config) { c.Log = nil })
-	ctx := context.Background()
-	if err := e.Prepare(ctx, base); err != nil {
-		b.Fatal(err)
-	}
-	for i := 0; b.Loop(); i++ {
-		c := start(b, e, runtime.Spec{ID: fmt.Sprintf("b%d", i)})
-		target(e).Do(b, c, "say", "x")
-		b.StopTimer()
-		if err := c.Stop(ctx, 0); err != nil {
-			b.Fatal(err)
-		}
-		b.StartTimer()
-	}
-}

@@ -29,46 +29,57 @@ type Pair struct {
 	First uint32 // the host's id of user 0 and group 0 in the pair
 	Count uint32
 	User  *os.File
-	Net   *os.File
+	Net   *os.File // nil in one made by Unmapped
 }
 
 // New makes a pair in which ids 0..count-1 are the host's first..first+count-1.
 func New(first, count uint32) (*Pair, error) {
-	return newPair(first, syscall.SysProcIDMap{ContainerID: 0, HostID: int(first), Size: int(count)})
+	p, err := makePair(syscall.CLONE_NEWUSER|syscall.CLONE_NEWNET, 0, first, count)
+	if err != nil {
+		return nil, fmt.Errorf("make user namespace at id %d: %w", first, err)
+	}
+	return p, nil
 }
 
 // Unmapped makes the opposite of New for mounts: what belongs to the host's
-// first..first+count-1 on disk shows as 0..count-1 in its Clone or Bind. No
-// container can run in it.
+// first..first+count-1 on disk shows as 0..count-1 in its Clone or Bind. It has
+// no network, and no container can run in it.
 func Unmapped(first, count uint32) (*Pair, error) {
-	return newPair(first, syscall.SysProcIDMap{ContainerID: int(first), HostID: 0, Size: int(count)})
+	p, err := makePair(syscall.CLONE_NEWUSER, first, 0, count)
+	if err != nil {
+		return nil, fmt.Errorf("make user namespace for id %d: %w", first, err)
+	}
+	return p, nil
 }
 
-func newPair(first uint32, idMap syscall.SysProcIDMap) (*Pair, error) {
+func makePair(namespaces uintptr, inside, outside, count uint32) (*Pair, error) {
 	// A namespace needs a process to be born in. The child is traced, so it
 	// stops at the first instruction of the program it executes and never runs
 	// one. Only the thread that started it can wait for it.
 	goruntime.LockOSThread()
 	defer goruntime.UnlockOSThread()
-	ids := []syscall.SysProcIDMap{idMap}
+	ids := []syscall.SysProcIDMap{{ContainerID: int(inside), HostID: int(outside), Size: int(count)}}
 	pid, err := syscall.ForkExec("/proc/self/exe", []string{"namespace"}, &syscall.ProcAttr{
 		Sys: &syscall.SysProcAttr{
 			Ptrace:      true,
 			Pdeathsig:   syscall.SIGKILL,
-			Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET,
+			Cloneflags:  namespaces,
 			UidMappings: ids, GidMappings: ids, GidMappingsEnableSetgroups: true,
 		},
 	})
 	if err != nil {
-		return nil, fmt.Errorf("make user namespace at id %d: %w", first, err)
+		return nil, err
 	}
-	p := &Pair{First: first, Count: uint32(idMap.Size)}
+	p := &Pair{First: outside, Count: count}
 	open := func(name string) *os.File {
 		f, oerr := os.Open("/proc/" + strconv.Itoa(pid) + "/ns/" + name)
 		err = errors.Join(err, oerr)
 		return f
 	}
-	p.User, p.Net = open("user"), open("net")
+	p.User = open("user")
+	if namespaces&syscall.CLONE_NEWNET != 0 {
+		p.Net = open("net")
+	}
 	_ = syscall.Kill(pid, syscall.SIGKILL)
 	for {
 		var ws syscall.WaitStatus
@@ -80,7 +91,7 @@ func newPair(first uint32, idMap syscall.SysProcIDMap) (*Pair, error) {
 	}
 	if err != nil {
 		p.Close()
-		return nil, fmt.Errorf("make user namespace at id %d: %w", first, err)
+		return nil, err
 	}
 	return p, nil
 }

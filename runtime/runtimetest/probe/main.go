@@ -53,6 +53,12 @@ func main() {
 		fmt.Printf("%d:%d %o", st.Uid, st.Gid, fi.Mode().Perm())
 	case "write":
 		check(os.WriteFile(a[0], []byte(a[1]), 0o644))
+	case "remove":
+		check(os.Remove(a[0]))
+	case "mkdir":
+		check(os.MkdirAll(a[0], 0o755))
+	case "chown":
+		check(os.Chown(a[0], number(a[1]), number(a[1])))
 	case "yes": // many bytes
 		n := number(a[0])
 		w := bufio.NewWriter(os.Stdout)
