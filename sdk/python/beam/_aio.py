@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 import weakref
-from typing import Any, AsyncIterator, Dict, List, Optional, Tuple
+from typing import Any, AsyncIterator, Dict, List, Optional, Sequence, Tuple
 
 from beam import _client, _config, _connect, _console, _http, _invoke, _map, _mapstate
 from beam._connect import Message
@@ -16,17 +16,44 @@ from beam._errors import BeamError, DeadlineError, UnreachableError
 
 Connection = Tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
-_idle: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Dict[_config.Config, List[Connection]]]" = (
-    weakref.WeakKeyDictionary()
-)
+
+class _Pool:
+    """One event loop's idle connections."""
+
+    def __init__(self) -> None:
+        self.idle: Dict[_config.Config, List[Connection]] = {}
+        self.keeper = self._keep()
+
+    async def _keep(self) -> AsyncIterator[None]:
+        # asyncio.run closes the loop's open generators before the loop itself:
+        # the one moment to close what we keep.
+        try:
+            yield
+        finally:
+            for kept in self.idle.values():
+                for connection in kept:
+                    connection[1].close()
+            self.idle.clear()
+
+
+_pools: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Pool]" = weakref.WeakKeyDictionary()
+
+
+async def _kept(config: _config.Config) -> List[Connection]:
+    loop = asyncio.get_running_loop()
+    pool = _pools.get(loop)
+    if pool is None:
+        pool = _pools[loop] = _Pool()
+        await pool.keeper.__anext__()
+    return pool.idle.setdefault(config, [])
 
 
 class Exchange:
     """One request's response."""
 
-    def __init__(self, config: _config.Config, connection: Connection) -> None:
+    def __init__(self, kept: List[Connection], connection: Connection) -> None:
         self.parser = _http.ResponseParser()
-        self._config = config
+        self._kept = kept
         self._connection: Optional[Connection] = connection
 
     async def read_some(self, timeout: Optional[float]) -> bytes:
@@ -48,15 +75,13 @@ class Exchange:
         connection, self._connection = self._connection, None
         if connection is None:
             return
-        kept = _idle.setdefault(asyncio.get_running_loop(), {}).setdefault(self._config, [])
-        if self.parser.done and self.parser.reusable and len(kept) < _http.MAX_IDLE:
-            kept.append(connection)
+        if self.parser.done and self.parser.reusable and len(self._kept) < _http.MAX_IDLE:
+            self._kept.append(connection)
         else:
             connection[1].close()
 
 
-async def _open(config: _config.Config) -> Tuple[Connection, bool]:
-    kept = _idle.setdefault(asyncio.get_running_loop(), {}).setdefault(config, [])
+async def _open(config: _config.Config, kept: List[Connection]) -> Tuple[Connection, bool]:
     while kept:
         connection = kept.pop()
         if not connection[0].at_eof() and not connection[1].is_closing():
@@ -79,9 +104,10 @@ async def _open(config: _config.Config) -> Tuple[Connection, bool]:
 async def _request(config: _config.Config, method: str, body: bytes, stream: bool, timeout: Optional[float], again: bool) -> Tuple[Exchange, bytes]:
     sent = _client.headers(_client.need_token(config), stream)
     head = _http.request_head("POST", "/" + method, _http.host_header(config.host, config.port), sent, len(body))
+    idle = await _kept(config)
     while True:
-        connection, kept = await _open(config)
-        exchange = Exchange(config, connection)
+        connection, kept = await _open(config, idle)
+        exchange = Exchange(idle, connection)
         try:
             connection[1].write(head + body)
             await connection[1].drain()
@@ -208,7 +234,7 @@ async def map(function: Any, inputs: Any, ordered: bool, return_exceptions: bool
                 pass  # the node cancels by itself when its reader is gone
 
 
-async def _first(reading: "asyncio.Future[None]", feeders: List["asyncio.Future[None]"]) -> None:
+async def _first(reading: "asyncio.Future[None]", feeders: Sequence["asyncio.Future[None]"]) -> None:
     """Wait for reading, or raise what made a feeder fail."""
     try:
         while True:

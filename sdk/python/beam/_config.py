@@ -32,8 +32,10 @@ class Config:
 
     @property
     def tls(self) -> bool:
-        """As in the stock client: TLS exactly on ports that end in 443."""
-        return str(self.port).endswith("443")
+        """As in the stock client, on ports that end in 443; never on loopback,
+        where nodes speak plaintext on whatever port they were given."""
+        local = self.host == "localhost" or self.host == "::1" or self.host.startswith("127.")
+        return str(self.port).endswith("443") and not local
 
 
 def resolve(

@@ -191,16 +191,20 @@ class Exchange:
 
     def chunks(self) -> Iterator[bytes]:
         """Pieces of the body as they come."""
-        if self._first:
-            first, self._first = self._first, b""
-            yield first
-        while not self._parser.done:
-            sock = self._sock
-            if sock is None:
-                raise ConnectionLost("closed")
-            part = self._parser.feed(receive(sock, self._parser))
-            if part:
-                yield part
+        try:
+            if self._first:
+                first, self._first = self._first, b""
+                yield first
+            while not self._parser.done:
+                sock = self._sock
+                if sock is None:
+                    raise ConnectionLost("closed")
+                part = self._parser.feed(receive(sock, self._parser))
+                if part:
+                    yield part
+        except BaseException:  # GeneratorExit too: the rest will not be read
+            self.close()
+            raise
         self._release()
 
     def read(self, limit: int) -> bytes:
@@ -257,6 +261,7 @@ class Transport:
         self._mu = threading.Lock()
         self._idle: List[Any] = []
         self._pid = os.getpid()
+        self._closed = False
 
     def request(
         self,
@@ -326,7 +331,11 @@ class Transport:
             if self.tls:
                 import ssl
 
-                sock = ssl.create_default_context().wrap_socket(sock, server_hostname=self.host)
+                try:
+                    sock = ssl.create_default_context().wrap_socket(sock, server_hostname=self.host)
+                except BaseException:
+                    sock.close()
+                    raise
         except OSError as exc:
             raise no_answer(self.host, self.port, exc) from exc
         keep_alive(sock)
@@ -347,14 +356,15 @@ class Transport:
     def put_back(self, sock: Any, reusable: bool) -> None:
         """Keep a connection whose response was read to its end."""
         with self._mu:
-            if reusable and len(self._idle) < MAX_IDLE and self._pid == os.getpid():
+            if reusable and not self._closed and len(self._idle) < MAX_IDLE and self._pid == os.getpid():
                 self._idle.append(sock)
                 return
         sock.close()
 
     def close(self) -> None:
-        """Close the kept connections."""
+        """Close the kept connections, and those in use when they are done."""
         with self._mu:
+            self._closed = True
             idle, self._idle = self._idle, []
         for sock in idle:
             sock.close()

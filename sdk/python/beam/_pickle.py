@@ -63,7 +63,7 @@ def dumps(value: Any) -> bytes:
 
 
 def _make_pickler() -> Callable[[Any], bytes]:
-    import cloudpickle
+    import cloudpickle  # type: ignore[import-untyped,unused-ignore]
 
     class Pickler(cloudpickle.CloudPickler):  # type: ignore[misc,name-defined,unused-ignore]
         def reducer_override(self, obj: Any) -> Any:

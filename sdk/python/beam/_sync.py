@@ -64,7 +64,7 @@ def sync(client: _client.Client, root: str, extra: Optional[Dict[str, bytes]] = 
 def _upload(client: _client.Client, root: str, extra: Dict[str, bytes]) -> str:
     ignore(root)
     with tempfile.SpooledTemporaryFile(max_size=32 << 20) as file:
-        digest, size = archive(root, file, extra)  # type: ignore[arg-type]
+        digest, size = archive(root, file, extra)
         head = _client.check(
             client.unary("gateway.GatewayService/HeadObject", {"hash": digest, "supportsPutHeaders": True}), "sync files"
         )
@@ -83,7 +83,7 @@ def _upload(client: _client.Client, root: str, extra: Dict[str, bytes]) -> str:
             "sync files",
         )
         file.seek(0)
-        client.put(str(made.get("presignedUrl", "")), made.get("putHeaders") or {}, file, size)  # type: ignore[arg-type]
+        client.put(str(made.get("presignedUrl", "")), made.get("putHeaders") or {}, file, size)
         return str(made.get("objectId", ""))
 
 

@@ -78,9 +78,15 @@ class Task(Generic[R]):
         if not show:
             asked["tailLines"] = 1
         stream = _client.shared().stream(_LOGS, asked)
-        timer = threading.Timer(limit, stream.abort) if limit is not None else None
-        if timer is not None:
-            timer.daemon = True
+        expired = threading.Event()
+
+        def expire() -> None:
+            expired.set()
+            stream.abort()
+
+        timer = threading.Timer(limit or 0, expire)
+        timer.daemon = True
+        if limit is not None:
             timer.start()
         try:
             with stream as messages:
@@ -89,11 +95,10 @@ class Task(Generic[R]):
                         text = _connect.unb64(message.get("data")).decode("utf-8", "replace")
                         _console.output(int(message.get("fd", 1) or 1), text)
         except UnreachableError:
-            if timer is None or timer.is_alive():
+            if not expired.is_set():
                 raise
         finally:
-            if timer is not None:
-                timer.cancel()
+            timer.cancel()
 
     def __repr__(self) -> str:
         return "Task(%r)" % self.id

@@ -61,6 +61,10 @@ class Channel:
             self._all(start)
             self._all(payload)
 
+    def fileno(self) -> int:
+        """The descriptor, for select."""
+        return self._fd
+
     def close(self) -> None:
         """Close the descriptor; may be called twice."""
         if self._fd >= 0:

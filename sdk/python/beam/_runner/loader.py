@@ -67,7 +67,8 @@ def load(handler: str, code_dir: str) -> Callable[..., Any]:
             )
         )
     if module_name.endswith(".pkl"):
-        return plain(_unpickle(os.path.join(code_dir, module_name), name))
+        pickled: Callable[..., Any] = plain(_unpickle(os.path.join(code_dir, module_name), name))
+        return pickled
     module = _import(module_name, code_dir)
     found: Any = module
     for part in name.split("."):
@@ -75,7 +76,7 @@ def load(handler: str, code_dir: str) -> Callable[..., Any]:
             found = getattr(found, part)
         except AttributeError:
             raise LoadError(_missing(module, module_name, name)) from None
-    function = plain(found)
+    function: Callable[..., Any] = plain(found)
     if not callable(function):
         raise LoadError(
             reports.clipped(

@@ -18,7 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
-from fakenode.worker import LIMIT, Runner
+from fakenode.worker import LIMIT, Ended, Runner
 
 TOKEN = "t" * 64
 
@@ -57,6 +57,7 @@ class Task:
     def end(self, status: str, **fields: Any) -> None:
         with self.cv:
             self.status = status
+            self.runner = None  # it goes on to other tasks
             self.outcome = {"taskId": self.id, "status": status, "nodeName": "box1", "nodeId": "n1", "attempt": 1, **fields}
             self.cv.notify_all()
 
@@ -69,9 +70,8 @@ class Task:
             if self.ended or self.cancelled:
                 return False
             self.cancelled = True
-            runner = self.runner
-        if runner is not None:
-            runner.process.terminate()
+            if self.runner is not None:
+                self.runner.process.terminate()
         return True
 
 
@@ -131,7 +131,7 @@ class FakeNode:
         class Handler(_Handler):
             fake = node
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = _Server(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self.port = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
@@ -182,25 +182,25 @@ class FakeNode:
         warm = runner is not None
         if runner is None:
             runner = self._start(stub)
-            runner._on_output = task.output
+            runner.on_output = task.output
             header, _ = runner.read()
             if header["type"] == "failed":
                 runner.wait()
                 status = {"code": "python_mismatch" if header["error"]["kind"] == "python_mismatch" else "failed"}
                 task.end("ERROR", error={**status, "message": header["error"]["message"]}, exception=header["error"])
                 return
-        runner._on_output = task.output
+        runner.on_output = task.output
         with task.cv:
             task.runner = runner
             task.status = "RUNNING"
-        if task.cancelled:
-            runner.process.terminate()
+            if task.cancelled:
+                runner.process.terminate()
         call = {"type": "call", "task_id": task.id, "attempt": 1, "format": "pickle"}
         try:
             runner.channel.write(call, payload)
-            header, _ = runner.channel.read()
-            header, body = runner.channel.read()
-        except Exception:
+            header, _ = runner.read()
+            header, body = runner.read()
+        except (Ended, OSError):
             code = runner.wait()
             if task.cancelled:
                 task.end("CANCELLED", error={"code": "cancelled", "message": "the task was cancelled"})
@@ -334,6 +334,13 @@ class FakeNode:
         "beammesh.v1.CallService/Put": map_put,
         "beammesh.v1.CallService/Cancel": map_cancel,
     }
+
+
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 128
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        pass  # clients that leave in the middle are what some tests are about
 
 
 class _Handler(BaseHTTPRequestHandler):

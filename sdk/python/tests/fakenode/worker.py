@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -19,6 +20,10 @@ _LAUNCH = (
     "import os,sys; fd=int(sys.argv[1]); os.dup2(fd,3); fd==3 or os.close(fd); "
     "os.set_inheritable(3,True); os.execv(sys.argv[2],sys.argv[2:])"
 )
+
+
+class Ended(Exception):
+    """The runner ended instead of answering."""
 
 
 class Runner:
@@ -61,35 +66,37 @@ class Runner:
         self.socket = ours
         self.channel = Channel(ours.detach())
         self.output: Dict[int, bytes] = {1: b"", 2: b""}
-        self._on_output = on_output
+        self.on_output = on_output
         assert self.process.stdout is not None and self.process.stderr is not None
-        self._readers = [
-            threading.Thread(target=self._drain, args=(1, self.process.stdout), daemon=True),
-            threading.Thread(target=self._drain, args=(2, self.process.stderr), daemon=True),
-        ]
-        for reader in self._readers:
-            reader.start()
-
-    def _drain(self, fd: int, pipe: Any) -> None:
-        while True:
-            part = os.read(pipe.fileno(), 65536)
-            if not part:
-                pipe.close()
-                return
-            self.output[fd] += part
-            if self._on_output is not None:
-                self._on_output(fd, part)
+        self._pipes = {self.process.stdout.fileno(): 1, self.process.stderr.fileno(): 2}
 
     def read(self) -> Tuple[Dict[str, Any], bytes]:
-        """The next frame; ends with an error instead of waiting for ever."""
+        """The next frame, after all output written before it; never waits for ever."""
         timer = threading.Timer(LIMIT, self.process.kill)
         timer.start()
         try:
+            while not self._wait(self.channel.fileno()):
+                pass
             return self.channel.read()
         except (ChannelClosed, ProtocolError, OSError) as exc:
-            raise AssertionError("runner ended: %r\n%s" % (exc, self.output[2].decode())) from exc
+            raise Ended("runner ended: %r\n%s" % (exc, self.output[2].decode())) from exc
         finally:
             timer.cancel()
+
+    def _wait(self, fd: int = -1) -> bool:
+        # One turn: takes output; true when fd is readable and there is no output before it.
+        watched = [*self._pipes, fd] if fd >= 0 else [*self._pipes]
+        readable, _, _ = select.select(watched, [], [])
+        outputs = [pipe for pipe in readable if pipe in self._pipes]
+        for pipe in outputs:
+            part = os.read(pipe, 65536)
+            name = self._pipes[pipe]
+            if not part:
+                del self._pipes[pipe]
+            self.output[name] += part
+            if part and self.on_output is not None:
+                self.on_output(name, part)
+        return not outputs and fd in readable
 
     def call(self, payload: bytes, task_id: str = "task-1", format_: str = "pickle") -> Tuple[Dict[str, Any], bytes]:
         """One call; gives the result frame."""
@@ -99,10 +106,15 @@ class Runner:
         return self.read()
 
     def wait(self) -> int:
-        code = self.process.wait(LIMIT)
-        for reader in self._readers:
-            reader.join(LIMIT)
-        return code
+        timer = threading.Timer(LIMIT, self.process.kill)
+        timer.start()
+        while self._pipes:
+            self._wait()
+        timer.cancel()
+        for pipe in (self.process.stdout, self.process.stderr):
+            assert pipe is not None
+            pipe.close()
+        return self.process.wait(LIMIT)
 
     def close(self) -> None:
         """Kill the runner and everything it started."""
@@ -111,6 +123,7 @@ class Runner:
                 os.killpg(self.process.pid, 9)
             except ProcessLookupError:
                 pass
+        self._pipes = {}  # a child of the runner may hold them open
         self.wait()
         self.channel.close()
 
