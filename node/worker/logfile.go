@@ -14,8 +14,10 @@ const (
 	// maxLogFile bounds the log of one attempt; the first bytes are kept and
 	// the end says how much is missing.
 	maxLogFile = 8 << 20
-	// maxLogFiles and maxLogAge bound the folder.
+	// maxLogFiles, maxLogBytes and maxLogAge bound the folder; half of the first
+	// two is left when one is passed.
 	maxLogFiles = 10_000
+	maxLogBytes = 4 << 30
 	maxLogAge   = 7 * 24 * time.Hour
 )
 
@@ -29,8 +31,10 @@ var safeName = regexp.MustCompile(`^[a-zA-Z0-9-]{1,64}$`)
 type logDir struct {
 	dir string
 
-	mu   sync.Mutex
-	open map[string]*attemptLog // by file name
+	mu    sync.Mutex
+	open  map[string]*attemptLog // by file name
+	files int                    // about as many are there
+	bytes int64
 }
 
 type attemptLog struct {
@@ -71,9 +75,17 @@ func (d *logDir) create(task string, attempt uint32) (*attemptLog, error) {
 	l := &attemptLog{f: f, wake: make(chan struct{})}
 	d.mu.Lock()
 	d.open[name] = l
+	d.files++
+	over := d.files > maxLogFiles || d.bytes > maxLogBytes
 	d.mu.Unlock()
+	if over {
+		d.prune(time.Now())
+	}
 	return l, nil
 }
+
+// closedLog takes nothing: it stands in where there is no file.
+func closedLog() *attemptLog { return &attemptLog{done: true, wake: make(chan struct{})} }
 
 func (l *attemptLog) write(fd int, p []byte) {
 	l.mu.Lock()
@@ -81,11 +93,16 @@ func (l *attemptLog) write(fd int, p []byte) {
 	if l.done {
 		return
 	}
-	if l.size+int64(len(p)) > maxLogFile {
-		l.dropped += int64(len(p))
-		return
+	if keep := max(0, maxLogFile-l.size-logHeader); l.dropped > 0 || int64(len(p)) > keep {
+		if l.dropped > 0 {
+			keep = 0 // what follows a gap would mislead
+		}
+		l.dropped += int64(len(p)) - keep
+		p = p[:keep]
 	}
-	l.appendLocked(fd, p)
+	if len(p) > 0 {
+		l.appendLocked(fd, p)
+	}
 }
 
 func (l *attemptLog) appendLocked(fd int, p []byte) {
@@ -104,6 +121,9 @@ func (l *attemptLog) appendLocked(fd int, p []byte) {
 
 // finish ends the log; later writes are ignored.
 func (d *logDir) finish(task string, attempt uint32, l *attemptLog) {
+	if l.f == nil {
+		return
+	}
 	l.mu.Lock()
 	if l.dropped > 0 {
 		l.appendLocked(2, fmt.Appendf(nil, "\n[%d bytes of output are not kept: a log holds %d MiB]\n", l.dropped, maxLogFile>>20))
@@ -111,6 +131,7 @@ func (d *logDir) finish(task string, attempt uint32, l *attemptLog) {
 	l.done = true
 	close(l.wake)
 	l.wake = make(chan struct{})
+	size := l.size
 	l.mu.Unlock()
 	name, err := logName(task, attempt)
 	if err != nil {
@@ -120,6 +141,7 @@ func (d *logDir) finish(task string, attempt uint32, l *attemptLog) {
 	if d.open[name] == l {
 		delete(d.open, name)
 	}
+	d.bytes += size
 	d.mu.Unlock()
 	// Readers that still follow hold l; the file itself is reopened by path.
 	_ = l.f.Close()
@@ -156,12 +178,18 @@ func (d *logDir) read(task string, attempt uint32, follow bool, stop <-chan stru
 		}
 		for off < end {
 			var h [logHeader]byte
+			if off+logHeader > end {
+				return nil // cut by a crash of the node
+			}
 			if _, err := f.ReadAt(h[:], off); err != nil {
 				return fmt.Errorf("read log: %w", err)
 			}
 			n := int64(h[1])<<24 | int64(h[2])<<16 | int64(h[3])<<8 | int64(h[4])
 			if n > maxLogFile {
 				return fmt.Errorf("read log: record of %d bytes", n)
+			}
+			if off+logHeader+n > end {
+				return nil
 			}
 			p := make([]byte, n)
 			if _, err := f.ReadAt(p, off+logHeader); err != nil {
@@ -196,7 +224,8 @@ func (d *logDir) newest(task string) uint32 {
 	return 1
 }
 
-// prune removes old logs; it runs at start and every half hour.
+// prune removes the oldest logs that are over the bounds, but none that is
+// being written.
 func (d *logDir) prune(now time.Time) {
 	entries, err := os.ReadDir(d.dir)
 	if err != nil {
@@ -205,17 +234,24 @@ func (d *logDir) prune(now time.Time) {
 	type aged struct {
 		name string
 		mod  time.Time
+		size int64
 	}
 	var files []aged
 	for _, e := range entries {
 		if info, err := e.Info(); err == nil && info.Mode().IsRegular() {
-			files = append(files, aged{e.Name(), info.ModTime()})
+			files = append(files, aged{e.Name(), info.ModTime(), info.Size()})
 		}
 	}
 	sort.Slice(files, func(i, j int) bool { return files[i].mod.After(files[j].mod) })
-	for i, f := range files {
-		if i >= maxLogFiles/2 || now.Sub(f.mod) > maxLogAge {
-			_ = os.Remove(filepath.Join(d.dir, f.name))
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.files, d.bytes = 0, 0
+	for _, f := range files {
+		old := d.files >= maxLogFiles/2 || d.bytes+f.size > maxLogBytes/2 || now.Sub(f.mod) > maxLogAge
+		if old && d.open[f.name] == nil && os.Remove(filepath.Join(d.dir, f.name)) == nil {
+			continue
 		}
+		d.files++
+		d.bytes += f.size
 	}
 }
