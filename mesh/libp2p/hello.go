@@ -125,8 +125,7 @@ func (m *Mesh) sayHello(l *link) (err error) {
 	if err := m.take(g); err != nil {
 		return err
 	}
-	m.welcome(l, t, g)
-	return nil
+	return m.welcome(l, t, g)
 }
 
 // finish ends a stream of ours: Close after a good exchange, which lets the
@@ -189,7 +188,9 @@ func (m *Mesh) answerHello(l *link, s network.Stream) error {
 		return err
 	}
 	greeting := m.ownGreeting(l.peer)
-	m.welcome(l, t, g)
+	if err := m.welcome(l, t, g); err != nil {
+		return err
+	}
 	return writeFrame(s, greeting, maxGreetingFrame)
 }
 
@@ -303,14 +304,22 @@ func (m *Mesh) take(g *peerv1.Greeting) error {
 }
 
 // welcome makes the connection's peer a connected member.
-func (m *Mesh) welcome(l *link, t *theirs, g *peerv1.Greeting) {
+func (m *Mesh) welcome(l *link, t *theirs, g *peerv1.Greeting) error {
+	ctx, cancel := context.WithTimeout(m.ctx, helloTimeout)
+	defer cancel()
+	p, err := openPing(ctx, l.conn) // now: product streams may use up what the transport allows
+	if err != nil {
+		return err
+	}
 	m.learn(g.Members)
 	if m.cfg.Hello != nil {
 		m.cfg.Hello.Remote(l.peer, g.Payload)
 	}
 	if !m.gate.prove(l, t.hello.BootId, t.member.NotAfter) {
-		return // closed meanwhile
+		p.s.Reset()
+		return errors.New("the connection closed during hello")
 	}
+	m.spawn(func() { m.keepAlive(l, p) })
 	addrs := decodeAddrs(t.hello.Addrs)
 	if l.dialer {
 		addrs = mergeAddrs([]string{l.conn.RemoteMultiaddr().String()}, addrs) // it worked from here
@@ -320,14 +329,14 @@ func (m *Mesh) welcome(l *link, t *theirs, g *peerv1.Greeting) {
 	if !m.gate.member(l.peer) {
 		// It broke between prove and up, when there was nobody to take down yet.
 		m.spawn(func() { m.lost(l.peer, "the connection broke") })
-		return
+		return nil
 	}
 	m.dir.memberUp(mustPeer(l.peer), slices.Contains(t.hello.Features, featDirectory))
 	if slices.Contains(t.hello.Features, featRoot) {
 		m.certifyNow()
 	}
-	m.spawn(func() { m.keepAlive(l) })
 	m.log.Info("member connected", "peer", l.peer, "name", t.hello.Name, "addr", l.conn.RemoteMultiaddr(), "rtt", t.rtt, "skew", t.skew)
+	return nil
 }
 
 // records are the members we tell others about.
