@@ -76,7 +76,11 @@ func (i *images) Build(ctx context.Context, workspace string, s image.Spec, say 
 			// The build goes on when its first client leaves: others listen in.
 			bctx, cancel := context.WithTimeout(nctx, buildLimit)
 			defer cancel()
-			err := i.make(bctx, workspace, s, b.say)
+			make := i.make
+			if i.n.builder == nil {
+				make = i.away
+			}
+			err := make(bctx, workspace, s, b.say)
 			b.mu.Lock()
 			b.done, b.err, b.built = true, err, image.Built{ID: id, Python: "python" + s.Minor}
 			close(b.wake)

@@ -348,6 +348,7 @@ func (n *Node) startRuntime(ctx context.Context) error {
 	h := sha256.Sum256([]byte(n.mesh.PeerID() + mesh.PeerID(time.Now().String())))
 	n.boot = hex.EncodeToString(h[:8])
 	n.images = newImages(n)
+	n.dialer.Handle(protoBuild, n.serveBuild)
 	wcfg := market.WorkerConfig{Node: scheduler.NodeID(n.mesh.PeerID()), Name: n.cfg.Name, Boot: n.boot}
 	if os.Geteuid() != 0 {
 		n.notes = append(n.notes, "not root: this node takes work and serves the API, but runs no containers (start it with sudo to)")
