@@ -8,6 +8,7 @@ import (
 	goruntime "runtime"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/beammesh/beammesh/proto/fault"
 )
@@ -41,6 +42,9 @@ type Config struct {
 	// node of this machine; "" = in the data directory.
 	BaseCache string
 	DiskFloor int64 // bytes that stay free; 0 = 1 GiB
+	// OwnerGap is how long a task that is not headless goes on without a sign of
+	// the node that took it; 0 = 60 s.
+	OwnerGap time.Duration
 
 	Log *slog.Logger
 }
@@ -87,6 +91,18 @@ func portFree(addr string) bool {
 		return false
 	}
 	return l.Close() == nil
+}
+
+// limits says for explanations which ways of finding nodes are switched off.
+func (c Config) limits() []string {
+	var out []string
+	if c.NoDHT {
+		out = append(out, "the DHT is off at this node: only nodes that it heard of by gossip or met are candidates")
+	}
+	if c.NoGossip {
+		out = append(out, "gossip is off at this node: it looks for nodes in the DHT")
+	}
+	return out
 }
 
 // cores and memory that this node offers.

@@ -234,8 +234,9 @@ func (m *Mesh) welcome(l *link, t *theirs, g *peerv1.Greeting) error {
 		return err
 	}
 	m.learn(g.Members)
+	via := m.howMet(l)
 	if m.cfg.Hello != nil {
-		m.cfg.Hello.Remote(l.peer, g.Payload)
+		m.cfg.Hello.Remote(l.peer, via, g.Payload)
 	}
 	if !m.gate.prove(l, t.hello.BootId, t.member.NotAfter) {
 		p.s.Reset()
@@ -247,7 +248,7 @@ func (m *Mesh) welcome(l *link, t *theirs, g *peerv1.Greeting) error {
 		addrs = mergeAddrs([]string{l.conn.RemoteMultiaddr().String()}, addrs) // it worked from here
 	}
 	m.table.up(mesh.Member{ID: l.peer, Name: t.hello.Name, Tier: t.member.Tier, Connected: true, Path: mesh.PathDirect, Addrs: addrs,
-		RTT: t.rtt, ClockSkew: t.skew, Version: t.hello.Version, Features: t.hello.Features, BootID: t.hello.BootId, LastSeen: m.cfg.Clock()})
+		RTT: t.rtt, ClockSkew: t.skew, Version: t.hello.Version, Features: t.hello.Features, BootID: t.hello.BootId, LastSeen: m.cfg.Clock(), Via: via})
 	if !m.gate.member(l.peer) {
 		// It broke between prove and up, when there was nobody to take down yet.
 		m.spawn(func() { m.lost(l.peer, "the connection broke") })
@@ -261,8 +262,24 @@ func (m *Mesh) welcome(l *link, t *theirs, g *peerv1.Greeting) error {
 	return nil
 }
 
-// records are the members we tell others about.
+// howMet says how the peer of a link was found. Besides us only the directory
+// dials, and it dials peers that nobody told us of. One that nobody could have
+// told of us has it from there too.
+func (m *Mesh) howMet(l *link) mesh.Via {
+	via, known := m.table.via(l.peer)
+	alone := m.cfg.NoGossip && m.cfg.NoMDNS && !m.cfg.NoDirectory
+	if !known && (l.dialer || alone) {
+		return mesh.ViaDirectory
+	}
+	return via
+}
+
+// records are the members we tell others about: that is gossip too, so a node
+// without gossip names none.
 func (m *Mesh) records(to mesh.PeerID) []*peerv1.PeerRecord {
+	if m.cfg.NoGossip {
+		return nil
+	}
 	var out []*peerv1.PeerRecord
 	members := m.table.list()
 	slices.SortStableFunc(members, func(a, b mesh.Member) int { // connected ones first
@@ -293,7 +310,7 @@ func (m *Mesh) learn(in []*peerv1.PeerRecord) {
 		if len(r.Key) != 32 || len(r.Name) > maxName || (r.Tier != "" && !membership.ValidTier(r.Tier)) {
 			continue
 		}
-		m.table.learn(membership.PeerOf(r.Key), r.Name, r.Tier, decodeAddrs(r.Addrs), m.cfg.Clock())
+		m.table.learn(membership.PeerOf(r.Key), r.Name, r.Tier, decodeAddrs(r.Addrs), mesh.ViaMember, m.cfg.Clock())
 	}
 }
 

@@ -152,7 +152,7 @@ func (m *Mesh) mdnsFound(texts []string) {
 	}
 	for p, addrs := range found {
 		if p != m.self {
-			m.table.learn(p, "", "", addrs, m.cfg.Clock())
+			m.table.learn(p, "", "", addrs, mesh.ViaMDNS, m.cfg.Clock())
 			m.table.retry(p, m.cfg.Clock())
 		}
 	}

@@ -46,6 +46,9 @@ type Config struct {
 	// Discover looks for nodes of these GPU classes (none = any worker), feeds
 	// their adverts to Step and returns.
 	Discover func(ctx context.Context, classes []string)
+	// Limits say how this node finds others, where that is not by all means;
+	// explanations carry them.
+	Limits []string
 	// NodeName gives a node's name for people.
 	NodeName func(mesh.PeerID) string
 }
