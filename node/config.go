@@ -41,6 +41,8 @@ type Config struct {
 	BaseCache string
 	DiskFloor int64 // bytes that stay free; 0 = 1 GiB
 
+	Faults Faults // for tests only
+
 	Log *slog.Logger
 }
 

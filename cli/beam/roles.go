@@ -115,6 +115,10 @@ func nodeConfig(f cli.NodeFlags) (node.Config, error) {
 			return node.Config{}, fault.Wrap(fault.Invalid, err, "unknown log level "+f.LogLevel, "debug, info, warn or error")
 		}
 	}
+	faults, err := node.ParseFaults(os.Getenv("BEAM_TEST_CLOCK_OFFSET"), os.Getenv("BEAM_TEST_CORRUPT_BLOCKS"))
+	if err != nil {
+		return node.Config{}, err
+	}
 	var gpus []string
 	for _, g := range f.SimulateGPUs {
 		gpus = append(gpus, fmt.Sprintf("%s:%d", g.Model, g.Count))
@@ -123,8 +127,8 @@ func nodeConfig(f cli.NodeFlags) (node.Config, error) {
 		DataDir: data, Name: f.Name, Version: version, Listen: f.Listen, GRPC: f.GRPC, HTTP: f.HTTP,
 		SimulatedGPUs: strings.Join(gpus, ","), CPUs: f.CPUs, MemoryBytes: f.MemoryBytes, CPUOvercommit: f.CPUOvercommit,
 		NoGossip: f.NoGossip, NoMDNS: f.NoMDNS, NoDHT: f.NoDHT, UpstreamDNS: f.UpstreamDNS,
-		BaseCache: os.Getenv("BEAM_BASE_CACHE"),
-		Log:       slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})),
+		BaseCache: os.Getenv("BEAM_BASE_CACHE"), DiskFloor: f.DiskFloor, Faults: faults,
+		Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})),
 	}, nil
 }
 

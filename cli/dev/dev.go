@@ -59,8 +59,10 @@ type Options struct {
 	Throttle      map[int]float64 // node → share of its cores, 0..1
 	NodeArgs      []string        // added to every node's command line
 	NodeEnv       []string        // added to every node's environment
-	Binary        string          // program to run, "" = this one
-	ReadyTimeout  time.Duration   // for each node, 0 = 2 min
+	// EnvOf is added to the environment of one node, by its number.
+	EnvOf        map[int][]string
+	Binary       string        // program to run, "" = this one
+	ReadyTimeout time.Duration // for each node, 0 = 2 min
 	// Sweep removes what a dead node's containers left outside its namespace;
 	// see DownOptions. Used when Up has to clean up.
 	Sweep Sweep
