@@ -46,6 +46,8 @@ type Config struct {
 	// the node that took it; 0 = 60 s.
 	OwnerGap time.Duration
 
+	Faults Faults // for tests only
+
 	Log *slog.Logger
 }
 

@@ -121,7 +121,7 @@ func New(ctx context.Context, cfg Config) (*Node, error) {
 	n.mesh, err = libp2p.New(ctx, libp2p.Config{
 		DataDir: n.dir("mesh"), Listen: cfg.Listen, Name: cfg.Name, Version: cfg.Version,
 		NoGossip: cfg.NoGossip, NoDirectory: cfg.NoDHT, NoMDNS: cfg.NoMDNS,
-		Interface: notTenant, Hello: n.adverts, Log: cfg.Log,
+		Clock: cfg.Faults.clock(), Interface: notTenant, Hello: n.adverts, Log: cfg.Log,
 	})
 	if err != nil {
 		return nil, err
@@ -188,7 +188,7 @@ func (n *Node) startContent(context.Context) error {
 	}
 	n.onClose(n.blocks.Close)
 	n.fetcher = exchange.NewFetcher(n.blocks, blockOpener{n.dialer}, exchange.FetcherOptions{Log: n.log})
-	n.serving = exchange.NewServer(n.blocks, exchange.ServerOptions{Log: n.log})
+	n.serving = exchange.NewServer(n.cfg.Faults.blocks(n.blocks, n.log), exchange.ServerOptions{Log: n.log})
 	n.dialer.Handle(content.BlockProtocol, func(ctx context.Context, s mesh.Stream) {
 		if err := n.serving.Serve(ctx, string(s.Peer()), abortive{s}); err != nil {
 			n.log.Debug("block stream ended", "peer", s.Peer(), "err", err)
