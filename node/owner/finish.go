@@ -61,7 +61,29 @@ func (o *Owner) tell(t *task, notify Notify, holds []func()) {
 		t.logMu.Unlock()
 	}
 	t.stop()
+	o.slim(t, err == nil)
 	close(t.done)
+}
+
+// keptResult is how large a result may be to stay in memory after its task has
+// ended: with maxRecent tasks that is 640 MiB at the very most.
+const keptResult = 64 << 10
+
+// slim lets go of what an ended task no longer needs in memory; a large result
+// is read from the journal when somebody asks for it.
+func (o *Owner) slim(t *task, journalled bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	t.args = nil
+	if journalled && len(t.outcome.Result)+len(t.outcome.GetException().GetPickle()) > keptResult {
+		t.outcome, t.slim = withoutResult(t.outcome), true
+	}
+}
+
+// withoutResult is a copy without what may be large.
+func withoutResult(o *beamv1.Outcome) *beamv1.Outcome {
+	return &beamv1.Outcome{TaskId: o.TaskId, Status: o.Status, Error: o.Error, NodeId: o.NodeId, NodeName: o.NodeName,
+		ContainerId: o.ContainerId, Attempt: o.Attempt, Warm: o.Warm, Phases: o.Phases, ResultFormat: o.ResultFormat, Notes: o.Notes}
 }
 
 // failureLocked is the outcome of a task that ended without an answer of its own.

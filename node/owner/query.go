@@ -46,7 +46,7 @@ func (o *Owner) infoLocked(t *task) *beamv1.TaskInfo {
 // Get describes a task of this owner, with its outcome when it has ended.
 func (o *Owner) Get(workspace, id string) (*beamv1.TaskInfo, error) {
 	o.mu.Lock()
-	if t := o.tasks[id]; t != nil && t.workspace == workspace {
+	if t := o.tasks[id]; t != nil && t.workspace == workspace && !t.slim {
 		defer o.mu.Unlock()
 		return o.infoLocked(t), nil
 	}
@@ -120,7 +120,7 @@ func (o *Owner) List(workspace, status, stubID string, limit int) ([]*beamv1.Tas
 	for k, i := range infos {
 		if i.Outcome != nil {
 			c := proto.Clone(i).(*beamv1.TaskInfo)
-			c.Outcome.Result, c.Outcome.Exception = nil, nil
+			c.Outcome = withoutResult(c.Outcome)
 			infos[k] = c
 		}
 	}

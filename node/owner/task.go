@@ -69,6 +69,7 @@ type task struct {
 	started  time.Time
 	ended    time.Time
 	outcome  *beamv1.Outcome
+	slim     bool                       // outcome lacks its result, which is in the journal
 	answers  map[uint32]*beamv1.Outcome // by attempt, until the pool decides
 	holds    []func()                   // ends that workers keep until we have journalled
 	notify   Notify
