@@ -182,7 +182,7 @@ func (i *images) base(ctx context.Context, s image.Spec, say func(string)) (base
 	if err := os.MkdirAll(cache, 0o755); err != nil {
 		return baseImage{}, fmt.Errorf("make base folder: %w", err)
 	}
-	dir := filepath.Join(cache, s.Suite+"-"+s.ID()[:8])
+	dir := filepath.Join(cache, s.BaseFolder())
 	if err := i.n.bootstrap(ctx, s.Suite, dir, say); err != nil {
 		return baseImage{}, err
 	}

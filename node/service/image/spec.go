@@ -52,6 +52,9 @@ func (s Spec) ID() string {
 // Base is the spec of the image below all steps.
 func (s Spec) Base() Spec { return Spec{Suite: s.Suite, Minor: s.Minor, Recipe: s.Recipe} }
 
+// BaseFolder names the folder, in a cache of bases, with the files of s's base.
+func (s Spec) BaseFolder() string { return s.Suite + "-" + s.Base().ID()[:8] }
+
 // suites are the bases that can be made from Debian packages, by Python minor.
 var suites = map[string]string{"3.9": "bullseye", "3.11": "bookworm", "3.13": "trixie"}
 
