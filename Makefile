@@ -17,7 +17,7 @@ help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 14
 
 build: assets ## build bin/beam with all its helpers inside
-	CGO_ENABLED=0 go build -trimpath -tags assets -ldflags '-s -w -X main.version=$(VERSION)' -o bin/beam ./cli/beam
+	CGO_ENABLED=0 go build -trimpath -buildvcs=false -tags assets -ldflags '-s -w -X main.version=$(VERSION)' -o bin/beam ./cli/beam
 
 assets: ## build the helpers that bin/beam embeds
 	go run ./build/assets

@@ -22,6 +22,7 @@ import (
 type rawNodeFlags struct {
 	NodeFlags
 	gpus, memory string
+	diskFloor    string
 	readyFD      int
 }
 
@@ -35,6 +36,7 @@ func (r *rawNodeFlags) add(c *cobra.Command) {
 	f.StringVar(&r.gpus, "simulate-gpus", "", "pretend to have GPUs, for trying things out: H100:2,RTX4090:1")
 	f.Float64Var(&r.CPUs, "cpus", 0, "cores to offer (default: all)")
 	f.StringVar(&r.memory, "memory", "", "memory to offer, such as 8GiB (default: what there is)")
+	f.StringVar(&r.diskFloor, "disk-floor", "1GiB", "disk that stays free: below it no container is started")
 	f.Float64Var(&r.CPUOvercommit, "cpu-overcommit", 1, "offer this many times the cores")
 	f.BoolVar(&r.NoGossip, "no-gossip", false, "do without gossip")
 	f.BoolVar(&r.NoMDNS, "no-mdns", false, "do without discovery on the local network")
@@ -66,6 +68,9 @@ func (r *rawNodeFlags) check(cmd *cobra.Command) (NodeFlags, error) {
 		if out.MemoryBytes, err = parseBytes(r.memory); err != nil {
 			return out, usage(cmd, "--memory: "+err.Error())
 		}
+	}
+	if out.DiskFloor, err = parseBytes(r.diskFloor); err != nil {
+		return out, usage(cmd, "--disk-floor: "+err.Error())
 	}
 	switch {
 	case math.IsNaN(out.CPUs) || out.CPUs < 0 || out.CPUs > maxOfferableCores:

@@ -46,6 +46,9 @@ type adverts struct {
 	ask    func(to mesh.PeerID) // sends WantAdvert
 	deny   revocations
 
+	// mute: this node is without gossip, so that hello carries its own advert only.
+	mute bool
+
 	change chan struct{} // one token: the own advert changed
 
 	mu    sync.Mutex
@@ -177,7 +180,8 @@ func (a *adverts) heard(_ mesh.PeerID, data []byte) {
 	}
 }
 
-// Local implements mesh.Hello: everything this node knows.
+// Local implements mesh.Hello: everything this node knows, or what it says of
+// itself when it is without gossip.
 func (a *adverts) Local(mesh.PeerID) []byte {
 	a.mu.Lock()
 	v := &peerv1.View{}
@@ -186,7 +190,7 @@ func (a *adverts) Local(mesh.PeerID) []byte {
 		v.Adverts = append(v.Adverts, a.own)
 	}
 	for id, k := range a.known {
-		if id == a.self {
+		if id == a.self || a.mute {
 			continue
 		}
 		if size += proto.Size(k.signed) + 8; size > maxView {
@@ -205,7 +209,7 @@ func (a *adverts) Local(mesh.PeerID) []byte {
 }
 
 // Remote implements mesh.Hello.
-func (a *adverts) Remote(_ mesh.PeerID, payload []byte) {
+func (a *adverts) Remote(_ mesh.PeerID, via mesh.Via, payload []byte) {
 	v := new(peerv1.View)
 	if proto.Unmarshal(payload, v) != nil {
 		return
@@ -215,8 +219,12 @@ func (a *adverts) Remote(_ mesh.PeerID, payload []byte) {
 			a.log.Debug("revocation refused", "err", err)
 		}
 	}
-	for _, s := range v.Adverts {
-		a.take(s, scheduler.SourceHello)
+	for i, s := range v.Adverts {
+		source := scheduler.SourceHello
+		if i == 0 && via == mesh.ViaDirectory { // a peer's own is its first
+			source = scheduler.SourceDHT
+		}
+		a.take(s, source)
 	}
 }
 

@@ -258,10 +258,22 @@ func (m *Mesh) announced(own []ma.Multiaddr) []ma.Multiaddr {
 	return ma.Unique(good)
 }
 
-// addrTexts and addrBytes are the host's announced addresses, bounded.
+// addrs are our announced addresses right now. The host's own list follows a
+// moment after listening begins, too late for the first hello.
+func (m *Mesh) addrs() []ma.Multiaddr {
+	type listener interface {
+		InterfaceListenAddresses() ([]ma.Multiaddr, error)
+	}
+	own, err := m.host.Network().(listener).InterfaceListenAddresses()
+	if err != nil {
+		m.log.Warn("cannot list own addresses", "err", err)
+	}
+	return m.announced(own)
+}
+
 func (m *Mesh) addrTexts(limit int) []string {
 	var out []string
-	for _, a := range m.host.Addrs() {
+	for _, a := range m.addrs() {
 		if len(out) < limit {
 			out = append(out, a.String())
 		}

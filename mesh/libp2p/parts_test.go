@@ -176,7 +176,7 @@ func TestPortIsKept(t *testing.T) {
 	m := founded(t, cfg, nil)
 	first := m.Addrs()
 	ports := map[uint16]bool{}
-	for _, a := range m.host.Addrs() {
+	for _, a := range m.addrs() {
 		ap, _ := addrPort(a)
 		ports[ap.Port()] = true
 	}

@@ -52,7 +52,7 @@ func (o *Owner) infoLocked(t *task) *beamv1.TaskInfo {
 // Get describes a task of this owner, with its outcome when it has ended.
 func (o *Owner) Get(workspace, id string) (*beamv1.TaskInfo, error) {
 	o.mu.Lock()
-	if t := o.tasks[id]; t != nil && t.workspace == workspace {
+	if t := o.tasks[id]; t != nil && t.workspace == workspace && !t.slim {
 		defer o.mu.Unlock()
 		return o.infoLocked(t), nil
 	}
@@ -134,10 +134,8 @@ func (o *Owner) List(workspace, status, stubID string, limit int) ([]*beamv1.Tas
 	slices.SortFunc(infos, func(a, b *beamv1.TaskInfo) int { return b.CreatedAt.AsTime().Compare(a.CreatedAt.AsTime()) })
 	infos = infos[:min(limit, len(infos))]
 	for k, i := range infos {
-		if out := i.Outcome; out != nil {
-			// The outcome is shared with others: only what is not left out is copied.
-			infos[k].Outcome = &beamv1.Outcome{TaskId: out.TaskId, Status: out.Status, Error: out.Error, NodeId: out.NodeId, NodeName: out.NodeName,
-				ContainerId: out.ContainerId, Attempt: out.Attempt, Warm: out.Warm, ResultFormat: out.ResultFormat, Phases: out.Phases, Notes: out.Notes}
+		if i.Outcome != nil {
+			infos[k].Outcome = withoutResult(i.Outcome)
 		}
 	}
 	return infos, nil

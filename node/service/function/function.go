@@ -70,19 +70,20 @@ func (s *Service) FunctionInvoke(ctx context.Context, req *connect.Request[funct
 					more = false
 				}
 			}
-			return out.Send(last(task, o))
+			return out.Send(last(task, o, req.Peer().Protocol == connect.ProtocolGRPC))
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
 }
 
-func last(task string, o *beamv1.Outcome) *functionpb.FunctionInvokeResponse {
+// last is the message that ends a stream. Stock clients speak gRPC and show
+// output, and nothing else, of what failed; ours reads the outcome.
+func last(task string, o *beamv1.Outcome, stock bool) *functionpb.FunctionInvokeResponse {
 	m := &functionpb.FunctionInvokeResponse{TaskId: task, Done: true, ExitCode: int32(ExitCode(o)), Outcome: o}
 	if o.Status == owner.Complete {
 		m.Result = o.Result
-	} else if o.Error != nil {
-		// Stock clients show output, and nothing else, of what failed.
+	} else if o.Error != nil && stock {
 		text := o.Error.Message
 		if tb := o.Exception.GetTraceback(); tb != "" {
 			text = tb
