@@ -51,7 +51,7 @@ type Call struct {
 	// Deadline is when the call expires if it has not begun; 0 = never.
 	Deadline time.Duration
 	Retries  int      // after failures of the user's code
-	RetryFor []string // exception names (ValueError); empty = every failure
+	RetryFor []string // exception names (ValueError) and kinds of failure (crash); empty = every failure
 }
 
 // Event is an input of Pool.
