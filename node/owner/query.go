@@ -135,7 +135,6 @@ func (o *Owner) List(workspace, status, stubID string, limit int) ([]*beamv1.Tas
 	infos = infos[:min(limit, len(infos))]
 	for k, i := range infos {
 		if i.Outcome != nil {
-			// The outcome is shared with others: what is left out is not copied.
 			infos[k].Outcome = withoutResult(i.Outcome)
 		}
 	}
