@@ -36,7 +36,10 @@ func (o *Owner) infoLocked(t *task) *beamv1.TaskInfo {
 		i.Waiting = p.waiting
 		if i.Waiting == "" {
 			if s := p.machine.Stats(); s.Starting > 0 {
-				i.Waiting = fmt.Sprintf("%d containers are starting", s.Starting)
+				i.Waiting = "its container is starting"
+				if s.Starting > 1 {
+					i.Waiting = fmt.Sprintf("%d containers are starting", s.Starting)
+				}
 			}
 		}
 	}
