@@ -217,20 +217,28 @@ cd ..
 
 # --- 4. what to try next -------------------------------------------------------------
 
+subnet=$(ip -4 -o route show dev "$name" proto kernel 2>/dev/null | awk '{ print $1; exit }')
+here=$(hostname -I 2>/dev/null | tr ' ' '\n' | grep -v "^${subnet%.*}\." | head -n 1)
+ticket=$("$beam" node invite 2>/dev/null || echo "\$(beam node invite)")
 cat <<EOF
 
 That took $(passed) s. The mesh stays up; the GPU of node2 is simulated. Try next:
 
-  eval "\$(${sudo:+$sudo }bin/beam dev env$which)"            # clients below ask node1
-  cd examples && ../.cache/venv/bin/python square.py
+  eval "\$(${sudo:+$sudo }bin/beam dev env$which)"      # clients in this shell ask node1
   export PATH=$venv/bin:$repo/bin:\$PATH
-  beam run square.py:square 12
+  cd examples
+  GPU=any python square.py            # the same again
+  beam run square.py:square 12        # without a GPU: may well run on node1
   beam node ls
   beam explain $task
 
-  another machine (copy bin/beam there; it has to reach $(hostname) at the mesh port, and a dev mesh
-  is reached from this machine only: see "A second machine" in the README for a mesh of its own):
-    sudo beam node join \$(beam node invite)
+Another Linux machine joins, with bin/beam copied there. The demo's nodes have addresses of
+their own, so it needs a way to them, by this machine:
 
-  end of it:  ${sudo:+$sudo }bin/beam dev down$which
+  sudo ip route add ${subnet:-SUBNET} via ${here:-ADDRESS OF THIS MACHINE}
+  sudo ./beam node join $ticket
+
+End of it:
+
+  ${sudo:+$sudo }bin/beam dev down$which
 EOF
