@@ -52,9 +52,9 @@ as_root() { $sudo "$@"; }
 
 packages=$(tools/setup.sh --missing)
 cold=
-[ -x bin/beam ] || cold=1
+[ -e bin/beam ] || cold=1
 expect="20 s: everything is there already"
-if [ -n "$packages$cold" ] || [ ! -x "$venv/bin/python" ]; then
+if [ -n "$packages$cold" ] || [ ! -e "$venv/bin/python" ]; then
 	expect="5 to 10 minutes on two cores the first time, 20 s later"
 fi
 cat <<EOF
@@ -84,6 +84,7 @@ fi
 [ -z "$sudo" ] || command -v sudo >/dev/null || lacks "root, or sudo" "run it as root: su -c 'make demo'"
 [ -z "$packages" ] || command -v apt-get >/dev/null ||
 	lacks "apt-get, to install: $packages" "install the same programs with your system's package manager; the base image needs mmdebstrap"
+as_builder test -w . || lacks "the right to write to $repo" "clone it as yourself, or run this as its owner"
 overlay() { grep -qw overlay /proc/filesystems || as_root modprobe overlay 2>/dev/null; }
 overlay || lacks "overlayfs in the kernel" "modprobe overlay"
 [ "$(cat /proc/sys/user/max_user_namespaces 2>/dev/null || echo 0)" -gt 0 ] ||
@@ -130,7 +131,11 @@ finish() { # finish NAME STATUS: shows the end of a job's log when it failed
 	echo "hint: all of its output is in $logs/$1.log; 'make demo' goes on where it ended" >&2
 	exit 1
 }
-jobs_end() { for p in ${pids:-}; do kill "$p" 2>/dev/null || true; done; }
+end_tree() { # a shell's background jobs do not hear Ctrl-C
+	for child in $(ps -o pid= --ppid "$1" 2>/dev/null); do end_tree "$child"; done
+	kill "$1" 2>/dev/null || true
+}
+jobs_end() { for p in ${pids:-}; do end_tree "$p"; done; }
 trap jobs_end EXIT
 trap 'exit 130' INT TERM
 
