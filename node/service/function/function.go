@@ -4,8 +4,10 @@ package function
 
 import (
 	"context"
+	"time"
 
 	"connectrpc.com/connect"
+	"github.com/beammesh/beammesh/node/api"
 	"github.com/beammesh/beammesh/node/auth"
 	"github.com/beammesh/beammesh/node/owner"
 	"github.com/beammesh/beammesh/node/token"
@@ -30,6 +32,10 @@ type Service struct {
 	Tasks Tasks
 }
 
+// idDelay is how long the message with nothing but the task's id may wait for
+// company: every message has the id, and most warm calls end before it is over.
+const idDelay = 3 * time.Millisecond
+
 // FunctionInvoke submits one call. The first message has the task's id, then
 // output comes as it is printed, and the last message has the result. When the
 // client closes the stream, a task that is not headless is cancelled.
@@ -49,12 +55,16 @@ func (s *Service) FunctionInvoke(ctx context.Context, req *connect.Request[funct
 	}
 	defer close(sub.left)
 	defer s.Tasks.Forget(task)
-	if err := out.Send(&functionpb.FunctionInvokeResponse{TaskId: task}); err != nil {
-		return err
-	}
+	alone := time.NewTimer(idDelay)
+	defer alone.Stop()
 	for {
 		select {
+		case <-alone.C:
+			if err := out.Send(&functionpb.FunctionInvokeResponse{TaskId: task}); err != nil {
+				return err
+			}
 		case l := <-sub.lines:
+			alone.Stop()
 			if err := out.Send(l.message(task)); err != nil {
 				return err
 			}
@@ -70,6 +80,7 @@ func (s *Service) FunctionInvoke(ctx context.Context, req *connect.Request[funct
 					more = false
 				}
 			}
+			api.Hold(ctx) // the end of the stream goes with it
 			return out.Send(last(task, o, req.Peer().Protocol == connect.ProtocolGRPC))
 		case <-ctx.Done():
 			return ctx.Err()
