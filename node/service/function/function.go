@@ -44,13 +44,11 @@ func (s *Service) FunctionInvoke(ctx context.Context, req *connect.Request[funct
 	if err != nil {
 		return err
 	}
-	if n := len(req.Msg.Args); n > MaxArgs {
-		return fault.New(fault.TooLarge, "the arguments are above 16 MiB", "put large data into a file of the image or a volume, and pass its name")
-	}
 	sub := newStream()
-	task, err := s.Tasks.Submit(ctx, owner.Request{Workspace: id.Workspace, StubID: req.Msg.StubId, Args: req.Msg.Args,
-		Format: "pickle", Headless: req.Msg.Headless, CallbackURL: req.Msg.CallbackUrl, Notify: sub})
-	if err != nil {
+	task, err := s.submit(ctx, id.Workspace, req.Msg, sub)
+	if err != nil && api.Stock(req.Header()) {
+		return out.Send(&functionpb.FunctionInvokeResponse{Output: api.Text(err) + "\n", Fd: 2, Done: true, ExitCode: int32(fault.CodeOf(err).ExitStatus())})
+	} else if err != nil {
 		return err
 	}
 	defer close(sub.left)
@@ -90,6 +88,14 @@ func (s *Service) FunctionInvoke(ctx context.Context, req *connect.Request[funct
 
 // last is the message that ends a stream. Stock clients speak gRPC and show
 // output, and nothing else, of what failed; ours reads the outcome.
+func (s *Service) submit(ctx context.Context, workspace string, m *functionpb.FunctionInvokeRequest, sub *stream) (task string, err error) {
+	if len(m.Args) > MaxArgs {
+		return "", fault.New(fault.TooLarge, "the arguments are above 16 MiB", "put large data into a file of the image or a volume, and pass its name")
+	}
+	return s.Tasks.Submit(ctx, owner.Request{Workspace: workspace, StubID: m.StubId, Args: m.Args,
+		Format: "pickle", Headless: m.Headless, CallbackURL: m.CallbackUrl, Notify: sub})
+}
+
 func last(task string, o *beamv1.Outcome, stock bool) *functionpb.FunctionInvokeResponse {
 	m := &functionpb.FunctionInvokeResponse{TaskId: task, Done: true, ExitCode: int32(ExitCode(o)), Outcome: o}
 	if o.Status == owner.Complete {
