@@ -52,9 +52,9 @@ as_root() { $sudo "$@"; }
 
 packages=$(tools/setup.sh --missing)
 cold=
-[ -x bin/beam ] || cold=1
+[ -e bin/beam ] || cold=1
 expect="20 s: everything is there already"
-if [ -n "$packages$cold" ] || [ ! -x "$venv/bin/python" ]; then
+if [ -n "$packages$cold" ] || [ ! -e "$venv/bin/python" ]; then
 	expect="5 to 10 minutes on two cores the first time, 20 s later"
 fi
 cat <<EOF
@@ -84,6 +84,7 @@ fi
 [ -z "$sudo" ] || command -v sudo >/dev/null || lacks "root, or sudo" "run it as root: su -c 'make demo'"
 [ -z "$packages" ] || command -v apt-get >/dev/null ||
 	lacks "apt-get, to install: $packages" "install the same programs with your system's package manager; the base image needs mmdebstrap"
+as_builder test -w . || lacks "the right to write to $repo" "clone it as yourself, or run this as its owner"
 overlay() { grep -qw overlay /proc/filesystems || as_root modprobe overlay 2>/dev/null; }
 overlay || lacks "overlayfs in the kernel" "modprobe overlay"
 [ "$(cat /proc/sys/user/max_user_namespaces 2>/dev/null || echo 0)" -gt 0 ] ||
@@ -130,7 +131,11 @@ finish() { # finish NAME STATUS: shows the end of a job's log when it failed
 	echo "hint: all of its output is in $logs/$1.log; 'make demo' goes on where it ended" >&2
 	exit 1
 }
-jobs_end() { for p in ${pids:-}; do kill "$p" 2>/dev/null || true; done; }
+end_tree() { # a shell's background jobs do not hear Ctrl-C
+	for child in $(ps -o pid= --ppid "$1" 2>/dev/null); do end_tree "$child"; done
+	kill "$1" 2>/dev/null || true
+}
+jobs_end() { for p in ${pids:-}; do end_tree "$p"; done; }
 trap jobs_end EXIT
 trap 'exit 130' INT TERM
 
@@ -217,20 +222,28 @@ cd ..
 
 # --- 4. what to try next -------------------------------------------------------------
 
+subnet=$(ip -4 -o route show dev "$name" proto kernel 2>/dev/null | awk '{ print $1; exit }')
+here=$(hostname -I 2>/dev/null | tr ' ' '\n' | grep -v "^${subnet%.*}\." | head -n 1)
+ticket=$("$beam" node invite 2>/dev/null || echo "\$(beam node invite)")
 cat <<EOF
 
 That took $(passed) s. The mesh stays up; the GPU of node2 is simulated. Try next:
 
-  eval "\$(${sudo:+$sudo }bin/beam dev env$which)"            # clients below ask node1
-  cd examples && ../.cache/venv/bin/python square.py
+  eval "\$(${sudo:+$sudo }bin/beam dev env$which)"      # clients in this shell ask node1
   export PATH=$venv/bin:$repo/bin:\$PATH
-  beam run square.py:square 12
+  cd examples
+  GPU=any python square.py            # the same again
+  beam run square.py:square 12        # without a GPU: may well run on node1
   beam node ls
   beam explain $task
 
-  another machine (copy bin/beam there; it has to reach $(hostname) at the mesh port, and a dev mesh
-  is reached from this machine only: see "A second machine" in the README for a mesh of its own):
-    sudo beam node join \$(beam node invite)
+Another Linux machine joins, with bin/beam copied there. The demo's nodes have addresses of
+their own, so it needs a way to them, by this machine:
 
-  end of it:  ${sudo:+$sudo }bin/beam dev down$which
+  sudo ip route add ${subnet:-SUBNET} via ${here:-ADDRESS OF THIS MACHINE}
+  sudo ./beam node join $ticket
+
+End of it:
+
+  ${sudo:+$sudo }bin/beam dev down$which
 EOF

@@ -42,7 +42,10 @@ func (o *Owner) infoLocked(t *task) *beamv1.TaskInfo {
 		i.Waiting = p.waiting
 		if i.Waiting == "" {
 			if n := p.machine.Starting(); n > 0 {
-				i.Waiting = fmt.Sprintf("%d containers are starting", n)
+				i.Waiting = "its container is starting"
+				if n > 1 {
+					i.Waiting = fmt.Sprintf("%d containers are starting", n)
+				}
 			}
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"github.com/beammesh/beammesh/node/api"
 	"github.com/beammesh/beammesh/node/auth"
 	"github.com/beammesh/beammesh/node/owner"
 	"github.com/beammesh/beammesh/node/token"
@@ -236,6 +237,7 @@ func (s *Service) Results(ctx context.Context, req *connect.Request[beamv1.Resul
 			}
 			continue
 		}
+		release := api.Hold(ctx)
 		for _, ev := range evs {
 			if err := out.Send(ev); err != nil {
 				return err
@@ -247,6 +249,7 @@ func (s *Service) Results(ctx context.Context, req *connect.Request[beamv1.Resul
 				return nil
 			}
 		}
+		release()
 		c.sent(next)
 	}
 }
