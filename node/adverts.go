@@ -24,6 +24,8 @@ const (
 	advertEvery = 100 * time.Millisecond
 	// maxAdvertRoots keeps an advert within its 512 bytes, nearly.
 	maxAdvertRoots = 8
+	// signatureRoom is what a signature and its envelope add to an advert.
+	signatureRoom = 80
 	// maxAdverts bounds the view that is kept and handed on.
 	maxAdverts = 4096
 	// maxView bounds what one hello carries.
@@ -66,6 +68,10 @@ type revocations interface {
 // maxRevocations bounds those in one hello.
 const maxRevocations = 256
 
+// maxRevocationBytes is the room for them beside the adverts: a greeting may
+// have mesh.MaxHelloPayload in all.
+const maxRevocationBytes = 48 << 10
+
 type known struct {
 	advert scheduler.Advert
 	signed *peerv1.SignedAdvert
@@ -79,6 +85,11 @@ func newAdverts(self mesh.PeerID, log *slog.Logger) *adverts {
 func (a *adverts) set(ad scheduler.Advert) {
 	ad.Capacity.HotRoots = ad.Capacity.HotRoots[:min(len(ad.Capacity.HotRoots), maxAdvertRoots)]
 	b, err := proto.Marshal(marketwire.AdvertOut(ad))
+	for err == nil && len(b) > mesh.MaxGossip-signatureRoom && len(ad.Capacity.HotRoots) > 0 {
+		// Many devices: what is hot here is only a hint.
+		ad.Capacity.HotRoots = ad.Capacity.HotRoots[:len(ad.Capacity.HotRoots)-1]
+		b, err = proto.Marshal(marketwire.AdvertOut(ad))
+	}
 	if err != nil {
 		a.log.Error("encode own advert", "err", err)
 		return
@@ -131,8 +142,8 @@ func (a *adverts) run(ctx context.Context) {
 	}
 }
 
-// take checks an advert that came from anywhere and feeds it if it is news.
-func (a *adverts) take(s *peerv1.SignedAdvert, source scheduler.Source) {
+// take checks an advert that from handed on and feeds it if it is news.
+func (a *adverts) take(from mesh.PeerID, s *peerv1.SignedAdvert, source scheduler.Source) {
 	p := new(peerv1.Advert)
 	if err := proto.Unmarshal(s.GetAdvert(), p); err != nil {
 		return
@@ -142,23 +153,16 @@ func (a *adverts) take(s *peerv1.SignedAdvert, source scheduler.Source) {
 	if id == a.self || ad.Validate() != nil {
 		return
 	}
-	a.mu.Lock()
-	old, ok := a.known[id]
-	// A repeat (a heartbeat) is a sign of life that the view needs.
-	stale := ok && old.advert.Boot == ad.Boot && old.advert.Seq > ad.Seq
-	full := !ok && len(a.known) >= maxAdverts
-	a.mu.Unlock()
-	if !stale {
-		if full {
-			return
-		}
+	news, known := a.isNews(from, ad)
+	if news {
 		if err := a.signer.Verify(id, s.Advert, s.Signature); err != nil {
 			a.log.Debug("advert with a bad signature", "peer", id)
 			return
 		}
-		a.mu.Lock()
-		a.known[id] = known{ad, s}
-		a.mu.Unlock()
+		news, known = a.keep(from, ad, s)
+	}
+	if !known {
+		return
 	}
 	a.mu.Lock()
 	waiting := a.wait[id]
@@ -167,16 +171,49 @@ func (a *adverts) take(s *peerv1.SignedAdvert, source scheduler.Source) {
 	for _, w := range waiting {
 		close(w)
 	}
-	if !stale {
+	if news {
 		a.seen(market.AdvertSeen{Advert: ad, Source: source})
 	}
 }
 
+// isNews tells whether an advert is to be taken, and whether one of its node is
+// there already. What a node said in an earlier life stays signed for ever: only
+// the node itself brings a new boot, others what they heard.
+func (a *adverts) isNews(from mesh.PeerID, ad scheduler.Advert) (news, known bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.isNewsLocked(from, ad)
+}
+
+func (a *adverts) isNewsLocked(from mesh.PeerID, ad scheduler.Advert) (news, known bool) {
+	id := mesh.PeerID(ad.Node)
+	old, ok := a.known[id]
+	switch {
+	case !ok:
+		return len(a.known) < maxAdverts, false
+	case old.advert.Boot != ad.Boot:
+		return from == id, true
+	}
+	// A repeat (a heartbeat) is a sign of life that the view needs.
+	return ad.Seq >= old.advert.Seq, true
+}
+
+// keep files a verified advert, unless a newer one came meanwhile.
+func (a *adverts) keep(from mesh.PeerID, ad scheduler.Advert, s *peerv1.SignedAdvert) (news, is bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	news, is = a.isNewsLocked(from, ad)
+	if news {
+		a.known[mesh.PeerID(ad.Node)] = known{ad, s}
+	}
+	return news, is || news
+}
+
 // heard takes an advert from gossip.
-func (a *adverts) heard(_ mesh.PeerID, data []byte) {
+func (a *adverts) heard(from mesh.PeerID, data []byte) {
 	s := new(peerv1.SignedAdvert)
 	if proto.Unmarshal(data, s) == nil {
-		a.take(s, scheduler.SourceGossip)
+		a.take(from, s, scheduler.SourceGossip)
 	}
 }
 
@@ -201,6 +238,13 @@ func (a *adverts) Local(mesh.PeerID) []byte {
 	a.mu.Unlock()
 	v.Revocations = a.deny.All()
 	v.Revocations = v.Revocations[:min(len(v.Revocations), maxRevocations)]
+	size = 0
+	for i, r := range v.Revocations {
+		if size += len(r) + 4; size > maxRevocationBytes {
+			v.Revocations = v.Revocations[:i]
+			break
+		}
+	}
 	b, err := proto.Marshal(v)
 	if err != nil {
 		a.log.Error("encode view", "err", err)
@@ -209,7 +253,7 @@ func (a *adverts) Local(mesh.PeerID) []byte {
 }
 
 // Remote implements mesh.Hello.
-func (a *adverts) Remote(_ mesh.PeerID, via mesh.Via, payload []byte) {
+func (a *adverts) Remote(from mesh.PeerID, via mesh.Via, payload []byte) {
 	v := new(peerv1.View)
 	if proto.Unmarshal(payload, v) != nil {
 		return
@@ -224,7 +268,7 @@ func (a *adverts) Remote(_ mesh.PeerID, via mesh.Via, payload []byte) {
 		if i == 0 && via == mesh.ViaDirectory { // a peer's own is its first
 			source = scheduler.SourceDHT
 		}
-		a.take(s, source)
+		a.take(from, s, source)
 	}
 }
 
@@ -271,15 +315,29 @@ func (a *adverts) discover(ctx context.Context, classes []string) {
 			waits = append(waits, w)
 			a.ask(id)
 		}
-		limit := time.NewTimer(discoverWait)
+		wctx, stop := context.WithTimeout(ctx, discoverWait)
 		for _, w := range waits {
 			select {
 			case <-w:
-			case <-limit.C:
-			case <-ctx.Done():
+			case <-wctx.Done():
 			}
 		}
-		limit.Stop()
+		stop()
+		a.forget(waits)
+	}
+}
+
+// forget gives up waiting for nodes that did not answer.
+func (a *adverts) forget(waits []chan struct{}) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for id, ws := range a.wait {
+		ws = slices.DeleteFunc(ws, func(w chan struct{}) bool { return slices.Contains(waits, w) })
+		if len(ws) == 0 {
+			delete(a.wait, id)
+		} else {
+			a.wait[id] = ws
+		}
 	}
 }
 

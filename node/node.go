@@ -332,7 +332,7 @@ func (n *Node) deliver(from mesh.PeerID, m *peerv1.MarketMessage) {
 		}
 		return
 	case *peerv1.MarketMessage_Advert:
-		n.adverts.take(m.GetAdvert(), scheduler.SourceDHT)
+		n.adverts.take(from, m.GetAdvert(), scheduler.SourceDHT)
 		return
 	}
 	d, err := marketwire.Decode(scheduler.NodeID(from), m)

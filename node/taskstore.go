@@ -5,10 +5,13 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/beammesh/beammesh/node/journal"
@@ -23,7 +26,21 @@ import (
 type taskStore struct {
 	j     *journal.Journal
 	blobs string
+
+	mu    sync.Mutex
+	bytes int64     // of blobs, about
+	swept time.Time // when they were looked at last
 }
+
+const (
+	// blobAge is how long the journal keeps ended tasks.
+	blobAge = 24 * time.Hour
+	// maxBlobBytes bounds the blobs, except the arguments of open tasks; half of
+	// it is left when it is passed.
+	maxBlobBytes = 8 << 30
+	// sweepEvery is how often their age is looked at.
+	sweepEvery = time.Hour
+)
 
 var _ owner.Journal = (*taskStore)(nil)
 
@@ -43,11 +60,13 @@ func openTaskStore(dir string, o journal.Options) (*taskStore, error) {
 	if s.j, err = journal.Open(filepath.Join(dir, "log"), o); err != nil {
 		return nil, err
 	}
-	s.sweep(24 * time.Hour)
+	s.swept = time.Now()
+	s.sweep(blobAge)
 	return s, nil
 }
 
-// sweep removes blobs older than anything the journal keeps of ended tasks.
+// sweep removes blobs older than anything the journal keeps of ended tasks, and
+// the oldest beyond maxBlobBytes. Arguments of open tasks stay.
 func (s *taskStore) sweep(age time.Duration) {
 	open := map[string]bool{}
 	_ = s.j.Unfinished(func(t journal.Task) bool {
@@ -58,10 +77,37 @@ func (s *taskStore) sweep(age time.Duration) {
 	if err != nil {
 		return
 	}
+	var infos []os.FileInfo
 	for _, e := range entries {
-		if info, err := e.Info(); err == nil && !open[e.Name()] && time.Since(info.ModTime()) > age {
-			_ = os.Remove(filepath.Join(s.blobs, e.Name()))
+		if info, err := e.Info(); err == nil {
+			infos = append(infos, info)
 		}
+	}
+	slices.SortFunc(infos, func(a, b os.FileInfo) int { return b.ModTime().Compare(a.ModTime()) })
+	var kept int64
+	for _, info := range infos {
+		old := time.Since(info.ModTime()) > age || kept+info.Size() > maxBlobBytes/2
+		if !open[info.Name()] && old && os.Remove(filepath.Join(s.blobs, info.Name())) == nil {
+			continue
+		}
+		kept += info.Size()
+	}
+	s.mu.Lock()
+	s.bytes = kept
+	s.mu.Unlock()
+}
+
+// grown counts a new blob and sweeps when it is time.
+func (s *taskStore) grown(bytes int) {
+	s.mu.Lock()
+	s.bytes += int64(bytes)
+	due := s.bytes > maxBlobBytes || time.Since(s.swept) > sweepEvery
+	if due {
+		s.swept = time.Now()
+	}
+	s.mu.Unlock()
+	if due {
+		s.sweep(blobAge)
 	}
 }
 
@@ -71,6 +117,7 @@ func (s *taskStore) put(b []byte) (ref string, err error) {
 	if err := writeDurably(filepath.Join(s.blobs, ref), b, 0o600); err != nil {
 		return "", fmt.Errorf("keep large value: %w", err)
 	}
+	s.grown(len(b))
 	return ref, nil
 }
 
@@ -79,6 +126,9 @@ func (s *taskStore) get(ref string) ([]byte, error) {
 		return nil, fmt.Errorf("read large value: bad name %q", ref)
 	}
 	b, err := os.ReadFile(filepath.Join(s.blobs, ref))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fault.Wrap(fault.NotFound, err, "the value is no longer kept", "large arguments and results are kept for a day")
+	}
 	if err != nil {
 		return nil, fmt.Errorf("read large value: %w", err)
 	}
