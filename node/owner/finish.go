@@ -44,17 +44,13 @@ func (o *Owner) finishLocked(p *pool, t *task, a replicas.Finished) {
 
 // recentLocked keeps an ended task for a while: beyond the bounds the journal
 // answers for it.
-func (o *Owner) recentLocked(t *task) {
+func (o *Owner) recentLocked(t *task, journalled bool) {
 	t.told = true
 	o.open--
 	o.openBytes -= len(t.args)
-	t.args = nil
+	o.slimLocked(t, journalled)
 	o.recent = append(o.recent, t.id)
-	o.recentBytes += len(t.outcome.Result)
-	for len(o.recent) > maxRecent || (o.recentBytes > maxRecentBytes && len(o.recent) > 1) {
-		if old := o.tasks[o.recent[0]]; old != nil {
-			o.recentBytes -= len(old.outcome.Result)
-		}
+	for len(o.recent) > maxRecent {
 		delete(o.tasks, o.recent[0])
 		o.recent = o.recent[1:]
 	}
@@ -82,15 +78,15 @@ func (o *Owner) tell(t *task, notify Notify, holds []func()) {
 	// What it printed before its end was handed on before; what a reader holds
 	// up now belongs to an attempt that does not count.
 	t.stop()
+	out := t.outcome
 	o.mu.Lock()
-	o.recentLocked(t)
+	o.recentLocked(t, err == nil)
 	o.mu.Unlock()
 	if notify != nil {
 		t.logMu.Lock()
-		notify.Done(t.id, t.outcome)
+		notify.Done(t.id, out)
 		t.logMu.Unlock()
 	}
-	o.slim(t, err == nil)
 	close(t.done)
 }
 
@@ -98,11 +94,9 @@ func (o *Owner) tell(t *task, notify Notify, holds []func()) {
 // ended: with maxRecent tasks that is 640 MiB at the very most.
 const keptResult = 64 << 10
 
-// slim lets go of what an ended task no longer needs in memory; a large result
-// is read from the journal when somebody asks for it.
-func (o *Owner) slim(t *task, journalled bool) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
+// slimLocked lets go of what an ended task no longer needs in memory; a large
+// result is read from the journal when somebody asks for it.
+func (o *Owner) slimLocked(t *task, journalled bool) {
 	t.args = nil
 	if journalled && len(t.outcome.Result)+len(t.outcome.GetException().GetPickle()) > keptResult {
 		t.outcome, t.slim = withoutResult(t.outcome), true

@@ -37,6 +37,7 @@ type cluster struct {
 	t       testing.TB
 	net     *meshtest.Network
 	node    *meshtest.Node
+	dialer  *rogue // of the owner
 	links   *link.Links
 	journal *memJournal
 	plans   *planner
@@ -60,6 +61,7 @@ func newCluster(t testing.TB, boxes ...string) *cluster {
 	c := &cluster{t: t, net: meshtest.NewNetwork(), journal: newJournal(), plans: newPlanner(), boxes: map[string]*box{}, began: time.Now(),
 		adverts: map[scheduler.NodeID]scheduler.Advert{}}
 	c.node = c.net.Join("owner")
+	c.dialer = &rogue{Dialer: c.node}
 	c.links = link.New(c.node.PeerID(), c.node, func(from mesh.PeerID, m *peerv1.MarketMessage) {
 		d, err := marketwire.Decode(scheduler.NodeID(from), m)
 		if err != nil {
@@ -104,7 +106,7 @@ func newCluster(t testing.TB, boxes ...string) *cluster {
 func (c *cluster) start() *owner.Owner {
 	c.epoch++
 	o := owner.New(owner.Config{Self: c.node.PeerID(), Name: "owner", Epoch: c.epoch, Clock: func() time.Duration { return time.Since(c.began) },
-		Dialer: c.node, Planner: c.plans, Journal: c.journal, Log: slog.New(slog.DiscardHandler),
+		Dialer: c.dialer, Planner: c.plans, Journal: c.journal, Log: slog.New(slog.DiscardHandler),
 		Send: func(to scheduler.NodeID, m any, order []byte, failed func(error)) {
 			w, err := marketwire.Encode(m, order)
 			if err != nil {

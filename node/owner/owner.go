@@ -21,9 +21,7 @@ const (
 	maxOpenTasks = 100_000 // waiting and running
 	maxOpenBytes = 2 << 30 // of their arguments
 	maxRecent    = 10_000  // ended tasks kept for explain; older ones are in the journal
-	// maxRecentBytes bounds the results among them.
-	maxRecentBytes = 64 << 20
-	maxPools       = 1024 // stubs; idle ones are dropped above it
+	maxPools     = 1024    // stubs; idle ones are dropped above it
 	// defaultTTL is how long a task may wait to begin.
 	defaultTTL = 12 * time.Hour
 	// startTries is how often a container may fail to start before the stub's
@@ -86,10 +84,9 @@ type Owner struct {
 	seq     uint64
 	closed  bool
 
-	openBytes   int          // arguments of open tasks
-	recentBytes int          // results in recent
-	restored    bool         // Restore is over: what is still an orphan is nobody's
-	parked      []StoredTask // headless ones that Restore could not plan
+	openBytes int          // arguments of open tasks
+	restored  bool         // Restore is over: what is still an orphan is nobody's
+	parked    []StoredTask // headless ones that Restore could not plan
 }
 
 // wanted is one container that was asked of the market.
@@ -426,7 +423,13 @@ func (o *Owner) Wait(ctx context.Context, taskID string) (*beamv1.Outcome, error
 	}
 	select {
 	case <-t.done:
-		return t.outcome, nil
+		o.mu.Lock()
+		out, slim := t.outcome, t.slim
+		o.mu.Unlock()
+		if slim {
+			return o.storedOutcome(taskID)
+		}
+		return out, nil
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}

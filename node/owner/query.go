@@ -42,7 +42,10 @@ func (o *Owner) infoLocked(t *task) *beamv1.TaskInfo {
 		i.Waiting = p.waiting
 		if i.Waiting == "" {
 			if n := p.machine.Starting(); n > 0 {
-				i.Waiting = fmt.Sprintf("%d containers are starting", n)
+				i.Waiting = "its container is starting"
+				if n > 1 {
+					i.Waiting = fmt.Sprintf("%d containers are starting", n)
+				}
 			}
 		}
 	}
@@ -135,7 +138,6 @@ func (o *Owner) List(workspace, status, stubID string, limit int) ([]*beamv1.Tas
 	infos = infos[:min(limit, len(infos))]
 	for k, i := range infos {
 		if i.Outcome != nil {
-			// The outcome is shared with others: what is left out is not copied.
 			infos[k].Outcome = withoutResult(i.Outcome)
 		}
 	}

@@ -69,8 +69,8 @@ type task struct {
 	started  time.Time
 	ended    time.Time
 	outcome  *beamv1.Outcome
-	slim     bool              // outcome lacks its result, which is in the journal
 	told     bool              // the journal has its end: others may know it
+	slim     bool              // outcome lacks its result, which is in the journal
 	answers  map[uint32]answer // by attempt, until the pool decides
 	holds    []func()          // ends that workers keep until we have journalled
 	notify   Notify

@@ -284,3 +284,21 @@ func TestCannotPullOrStart(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A container with little CPU starts with a whole core and has what was asked
+// for when its calls begin.
+func TestStartIsBoosted(t *testing.T) {
+	b := newBench(t, workertest.Options{})
+	lease := b.grant(workertest.Order("ok:f"), false) // grants 100 thousandths
+	s := b.attach(lease, 1)
+	s.until("ready", func(u *peerv1.LeaseUp) bool { return u.GetReady() != nil })
+	if got := b.Container(t, lease).Limits(); got.CPUMillis != 100 || got.MemoryBytes != 64<<20 {
+		t.Errorf("limits when ready: %+v", got)
+	}
+	lease = b.grant(workertest.Order("deaf:f"), false)
+	s = b.attach(lease, 1)
+	s.until("start", func(u *peerv1.LeaseUp) bool { return u.GetPhase().GetName() == "start" })
+	if got := b.Container(t, lease).Limits(); got.CPUMillis != 1000 || got.MemoryBytes != 64<<20 {
+		t.Errorf("limits while loading: %+v", got)
+	}
+}

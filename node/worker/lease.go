@@ -45,6 +45,8 @@ type lease struct {
 
 	out *eventLog
 
+	oomSeen int64 // OOM kills that were told; only callLoop uses it
+
 	mu      sync.Mutex
 	queue   []*peerv1.Call // waiting calls, first to run first
 	current *running       // nil between calls
@@ -55,6 +57,7 @@ type lease struct {
 
 	cancel  context.CancelCauseFunc // ends run; the cause becomes the reason
 	onReady func()                  // called once, when the program is loaded
+	settle  func()                  // ends the CPU boost of the start; set by serve
 	// onDrained is called when the lease is over and all was acknowledged.
 	onDrained func()
 }
@@ -160,6 +163,8 @@ func (l *lease) serve(ctx context.Context) *peerv1.LeaseGone {
 	if err != nil {
 		return l.failed(ctx, "start", err)
 	}
+	asked := spec.Limits
+	spec.Limits.CPUMillis = boosted(asked.CPUMillis)
 	c, err := l.env.engine.Start(ctx, spec)
 	if err != nil {
 		return l.failed(ctx, "start", err)
@@ -173,6 +178,7 @@ func (l *lease) serve(ctx context.Context) *peerv1.LeaseGone {
 		}
 	}()
 	l.phase("start", t, "")
+	defer l.endBoost(ctx, c, asked)()
 	return l.callLoop(ctx, c)
 }
 
@@ -207,6 +213,49 @@ func (l *lease) callLoop(ctx context.Context, c runtime.Container) *peerv1.Lease
 			return &peerv1.LeaseGone{Reason: string(runtime.EndExited), Message: fmt.Sprintf(
 				"the program ended by itself %d times without a call (exit code %d)", deaths, r.ExitCode())}
 		}
+	}
+}
+
+// A container that was granted less gets a whole core while Python starts and
+// the program is imported: with the default eighth of a core that takes most of
+// a second. It ends when the program is loaded, at the latest after boostLimit,
+// so that loading a model is not worth more than was asked for.
+const (
+	boostMillis = 1000
+	boostLimit  = 5 * time.Second
+)
+
+// boosted is the CPU limit to start with; 0 is no limit and stays that.
+func boosted(asked int64) int64 {
+	if asked > 0 {
+		asked = max(asked, boostMillis)
+	}
+	return asked
+}
+
+// endBoost arranges that the container has what was asked for from the moment
+// when the program is loaded. stop waits until nothing touches c any more.
+func (l *lease) endBoost(ctx context.Context, c runtime.Container, asked runtime.Limits) (stop func()) {
+	if boosted(asked.CPUMillis) == asked.CPUMillis {
+		l.settle = func() {}
+		return func() {}
+	}
+	var once sync.Once
+	l.settle = func() {
+		once.Do(func() {
+			if err := c.SetLimits(ctx, asked); err != nil && ctx.Err() == nil {
+				select {
+				case <-c.Done():
+				default:
+					l.log.Error("limit the CPU of a container", "container", c.ID(), "err", err)
+				}
+			}
+		})
+	}
+	timer := time.AfterFunc(boostLimit, l.settle)
+	return func() {
+		timer.Stop()
+		once.Do(func() {}) // it has run, or never will
 	}
 }
 

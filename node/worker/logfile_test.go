@@ -153,6 +153,7 @@ func TestLogFolderIsBounded(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer d.finish("live", 1, live)
+	live.write(1, []byte("x"))
 	old := time.Now().Add(-maxLogAge - time.Hour)
 	if err := os.Chtimes(filepath.Join(dir, "live.1.log"), old, old); err != nil {
 		t.Fatal(err)
@@ -162,6 +163,7 @@ func TestLogFolderIsBounded(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		l.write(1, []byte("x"))
 		d.finish(fmt.Sprint("t", i), 1, l)
 	}
 	left, err := os.ReadDir(dir)
@@ -187,5 +189,51 @@ func TestLogFolderIsBounded(t *testing.T) {
 	defer d.mu.Unlock()
 	if d.bytes > maxLogBytes/2 {
 		t.Errorf("counts %d bytes after looking", d.bytes)
+	}
+}
+
+func TestSilentAttemptsHaveNoFile(t *testing.T) {
+	dir := t.TempDir()
+	d, err := newLogDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := d.create("t", 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := readAll(t, d, "t", 0); got != "" {
+		t.Errorf("before it ended: %q", got)
+	}
+	// One that follows from the start gets what is printed late.
+	got, done := make(chan string, 1), make(chan error, 1)
+	go func() {
+		done <- d.read("t", 1, true, nil, func(_ int, p []byte) error { got <- string(p); return nil })
+	}()
+	l.write(1, []byte("late"))
+	d.finish("t", 1, l)
+	if err := <-done; err != nil || <-got != "late" {
+		t.Errorf("following: %v", err)
+	}
+
+	l, err = d.create("t", 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		done <- d.read("t", 2, true, nil, func(_ int, p []byte) error { return errors.New("something was printed") })
+	}()
+	d.finish("t", 2, l)
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if got := readAll(t, d, "t", 0); got != "" {
+		t.Errorf("the newest attempt printed nothing, read %q", got)
+	}
+	if left, _ := os.ReadDir(dir); len(left) != 1 {
+		t.Errorf("%d files, want that of the first attempt", len(left))
+	}
+	if err := d.read("other", 1, false, nil, nil); err == nil || !strings.Contains(err.Error(), "nothing was printed") {
+		t.Errorf("an unknown attempt: %v", err)
 	}
 }

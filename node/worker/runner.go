@@ -119,6 +119,7 @@ func (l *lease) loaded(p *process, f frame, first bool, since time.Time) (*proce
 		l.kill(p, true)
 		return nil, &peerv1.LeaseGone{Reason: "failed", Code: string(fault.Internal), Message: "the runner sent a broken frame: " + f.err.Error()}
 	case f.header.Type == ctl.RunnerReady:
+		l.settle()
 		if first {
 			l.phase("import", since, "Python "+f.header.Python)
 			l.emit(&peerv1.LeaseUp{What: &peerv1.LeaseUp_Ready{Ready: &peerv1.Ready{ContainerId: l.containerID, Python: f.header.Python}}})
@@ -270,7 +271,6 @@ func (l *lease) runCall(ctx context.Context, c runtime.Container, p *process, ca
 	l.mu.Lock()
 	cur := l.current
 	l.mu.Unlock()
-	oomBefore := l.oomKills(ctx, c)
 	start := time.Now()
 	end := func(e *peerv1.CallEnded) {
 		e.DurationUs = time.Since(start).Microseconds()
@@ -288,7 +288,7 @@ func (l *lease) runCall(ctx context.Context, c runtime.Container, p *process, ca
 			l.kill(p, true)
 		}
 		if !l.putBack(c, cur) {
-			end(l.crashed(ctx, c, p, oomBefore, err.Error()))
+			end(l.crashed(ctx, c, p, err.Error()))
 		}
 		return false
 	}
@@ -312,12 +312,12 @@ func (l *lease) runCall(ctx context.Context, c runtime.Container, p *process, ca
 				return false
 			}
 			if e == nil {
-				e = l.crashed(ctx, c, p, oomBefore, "")
+				e = l.crashed(ctx, c, p, "")
 			}
 			end(e)
 			return false
 		case <-c.Done():
-			end(l.crashed(ctx, c, p, oomBefore, ""))
+			end(l.crashed(ctx, c, p, ""))
 			return false
 		case <-deadline:
 			l.kill(p, false)
@@ -405,7 +405,7 @@ func (l *lease) result(f frame, cur *running) *peerv1.CallEnded {
 }
 
 // crashed explains a process that ended without a result.
-func (l *lease) crashed(ctx context.Context, c runtime.Container, p *process, oomBefore int64, detail string) *peerv1.CallEnded {
+func (l *lease) crashed(ctx context.Context, c runtime.Container, p *process, detail string) *peerv1.CallEnded {
 	e := &peerv1.CallEnded{Kind: peerv1.CallEnded_CRASHED}
 	select {
 	case <-p.Done():
@@ -419,9 +419,11 @@ func (l *lease) crashed(ctx context.Context, c runtime.Container, p *process, oo
 		ended = c.End().Reason == runtime.EndOOM
 	default:
 	}
-	if ended || l.oomKills(ctx, c) > oomBefore {
+	kills := l.oomKills(ctx, c)
+	if ended || kills > l.oomSeen {
 		e.Kind, e.ExitCode = peerv1.CallEnded_OOM, 137
 	}
+	l.oomSeen = max(kills, l.oomSeen)
 	if detail != "" {
 		e.Error = &peerv1.UserError{Kind: "crash", Message: detail}
 	}

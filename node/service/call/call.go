@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"github.com/beammesh/beammesh/node/api"
 	"github.com/beammesh/beammesh/node/auth"
 	"github.com/beammesh/beammesh/node/owner"
 	"github.com/beammesh/beammesh/node/token"
@@ -202,6 +203,7 @@ func (s *Service) Results(ctx context.Context, req *connect.Request[beamv1.Resul
 			}
 			continue
 		}
+		release := api.Hold(ctx)
 		for _, ev := range evs {
 			if err := out.Send(ev); err != nil {
 				return err
@@ -212,6 +214,7 @@ func (s *Service) Results(ctx context.Context, req *connect.Request[beamv1.Resul
 				return nil
 			}
 		}
+		release()
 		c.sent(next)
 	}
 }

@@ -95,10 +95,10 @@ class RemoteFunction(Generic[P, R]):
         """Run the function to its end; for beam.run, which wants the task's id too."""
         from beam import _interrupt, _invoke
 
-        call = self._invocation(args, kwargs)
+        stub = self.stub()
+        call = self._invocation(stub, args, kwargs)
         call.begin()
-        client = self.stub().client
-        with client.stream(_invoke.METHOD, call.request) as stream:
+        with stub.client.stream(_invoke.METHOD, call.request) as stream:
             with _interrupt.Interruptible(call.leave, lambda: self._stop(call, stream), stream.abort):
                 try:
                     for message in stream:
@@ -124,9 +124,10 @@ class RemoteFunction(Generic[P, R]):
 
         if _state.importing:
             return Task("")
-        call = self._invocation(args, kwargs, headless=True)
+        stub = self.stub()
+        call = self._invocation(stub, args, kwargs, headless=True)
         call.begin()
-        with self.stub().client.stream(_invoke.METHOD, call.request) as stream:
+        with stub.client.stream(_invoke.METHOD, call.request) as stream:
             for message in stream:
                 call.feed(message)
                 if call.task_id:
@@ -207,14 +208,13 @@ class RemoteFunction(Generic[P, R]):
             _console.once("Note: %s" % answer["warnMsg"])
         return Stub(client, str(answer.get("stubId", "")), place.handler, settings.callback_url, settings.headless)
 
-    def _invocation(self, args: Sequence[Any], kwargs: Dict[str, Any], headless: bool = False) -> _invoke.Invocation:
+    def _invocation(self, stub: Stub, args: Sequence[Any], kwargs: Dict[str, Any], headless: bool = False) -> _invoke.Invocation:
         from beam import _invoke
 
         kwargs = dict(kwargs)
         callback_url = ""
         if "callback_url" in kwargs and not self._has_parameter("callback_url"):
             callback_url = str(kwargs.pop("callback_url") or "")
-        stub = self.stub()
         payload = _pickle.arguments(args, kwargs)
         return _invoke.Invocation(stub.stub_id, payload, stub.handler, headless or stub.headless, callback_url)
 
