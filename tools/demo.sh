@@ -113,7 +113,7 @@ tty=
 [ -t 1 ] && tty=1
 bar() { # bar DONE TOTAL WIDTH
 	awk -v d="$1" -v t="$2" -v w="$3" 'BEGIN { n = t > 0 ? int(d * w / t) : 0; if (n > w) n = w
-		for (i = 0; i < w; i++) printf "%s", (i < n ? "#" : "."); printf " %3d %%", t > 0 ? (d > t ? 100 : int(100 * d / t)) : 0 }'
+		for (i = 0; i < w; i++) printf "%s", (i < n ? "#" : "."); printf " %3d %%", (t > 0 ? (d > t ? 100 : int(100 * d / t)) : 0) }'
 }
 passed() { echo $(($(date +%s) - began)); }
 
@@ -166,14 +166,14 @@ job build make_build
 
 compiled() { n=$(wc -l <"$logs/build.log"); [ "$n" -lt $((ALL * 9 / 10)) ] && echo "$n" || echo $((ALL * 9 / 10)); }
 draw() {
-	printf '  build       %s   ' "$(bar "$([ -e "$logs/build.rc" ] && echo $ALL || compiled)" $ALL 20)"
+	printf '  build       %s   ' "$(bar "$([ -e "$logs/build.rc" ] && echo $ALL || compiled)" $ALL 10)"
 	line=$(grep -E '^[a-z]+ [0-9]+ [0-9]+$' "$logs/base.log" | tail -n 1 || true)
 	if [ -e "$logs/base.rc" ]; then
-		printf 'base image  %s %-8s' "$(bar 1 1 20)" done
+		printf 'base image  %s %-8s' "$(bar 1 1 10)" done
 	else
 		# shellcheck disable=SC2086
 		set -- ${line:-waiting 0 0}
-		printf 'base image  %s %-8s' "$(bar "$2" "$3" 20)" "$1"
+		printf 'base image  %s %-8s' "$(bar "$2" "$3" 10)" "$1"
 	fi
 	printf '  %4d s' "$(passed)"
 }
