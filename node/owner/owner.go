@@ -78,7 +78,12 @@ type Owner struct {
 	recent  []string // ended tasks in tasks, oldest first
 	open    int
 	seq     uint64
-	closed  bool
+	// restored: Restore is done. Until then a worker's question about a lease of
+	// an earlier life is left open; it asks again when it next renews. Those in
+	// spared stay open: their tasks could not be taken up in this life.
+	restored bool
+	spared   map[market.LeaseID]bool
+	closed   bool
 }
 
 // wanted is one container that was asked of the market.
@@ -96,7 +101,7 @@ func New(cfg Config) *Owner {
 		cfg: cfg, log: cfg.Log,
 		market: market.NewOwner(market.OwnerConfig{ID: market.OwnerID{Peer: scheduler.NodeID(cfg.Self), Epoch: cfg.Epoch}}),
 		pools:  map[string]*pool{}, offers: map[market.OfferID]*wanted{},
-		leases: map[market.LeaseID]*leaseClient{}, tasks: map[string]*task{},
+		leases: map[market.LeaseID]*leaseClient{}, tasks: map[string]*task{}, spared: map[market.LeaseID]bool{},
 	}
 	o.ctx, o.cancel = context.WithCancel(context.Background())
 	o.timer = time.AfterFunc(time.Hour, func() { o.Step(market.Tick{}) })
@@ -188,6 +193,9 @@ func (o *Owner) marketActionLocked(a market.OwnerAction) {
 			c.pool.stepLocked(replicas.ReplicaDraining{Replica: replicas.ReplicaID(a.Lease)})
 		}
 	case market.Orphan:
+		if !o.restored || o.spared[a.Lease.Lease] {
+			return
+		}
 		// Leases of an earlier life that Restore did not take over.
 		o.marketLocked(market.Disown{Lease: a.Lease, Node: a.Node})
 	default:

@@ -37,10 +37,18 @@ func (o *Owner) Restore(ctx context.Context) error {
 			// The stub cannot be planned now: the task stays open in the journal
 			// and the next start tries again.
 			o.log.Warn("open task cannot be taken up", "task", st.ID, "err", err)
+			if st.Attempt != nil {
+				o.mu.Lock()
+				o.spared[market.LeaseID(st.Attempt.Lease)] = true
+				o.mu.Unlock()
+			}
 			continue
 		}
 		o.takeUp(p, st)
 	}
+	o.mu.Lock()
+	o.restored = true
+	o.mu.Unlock()
 	return nil
 }
 
