@@ -36,11 +36,14 @@ if __name__ == "__main__":
 
 // TestFaults breaks one mesh in turn; each step mends it again.
 func TestFaults(t *testing.T) {
-	m := ownMesh(t, dev.Options{Nodes: 3, GPUs: "H100:1,H100:1", NodeEnv: []string{"BEAM_OWNER_GAP=" + ownerGap.String()}})
+	m := ownMesh(t, dev.Options{Nodes: 3, GPUs: "H100:1,H100:1", NodeEnv: []string{"BEAM_OWNER_GAP=" + ownerGap.String()},
+		NodeArgs: []string{"--upstream-dns", nameServer}})
 	for _, step := range []struct {
 		name string
 		run  func(*mesh)
 	}{
+		{"ends are told apart", testEndsAreToldApart},
+		{"container is shut in", testContainerIsShutIn},
 		{"worker dies", testWorkerDies},
 		{"node falls silent", testSilentNode},
 		{"node drains", testDrain},
