@@ -203,9 +203,11 @@ func (c *leaseClient) readLoop(conn *wire.Conn) (end bool, err error) {
 			return true, nil
 		}
 		c.mu.Lock()
-		fresh := ev.Event == c.next
+		// A gap is what an earlier life of this owner acknowledged: the worker
+		// keeps nothing before it.
+		fresh := ev.Event >= c.next
 		if fresh {
-			c.next++
+			c.next = ev.Event + 1
 		}
 		c.mu.Unlock()
 		if !fresh {
