@@ -160,7 +160,7 @@ func (s *Service) Put(ctx context.Context, req *connect.Request[beamv1.PutReques
 				Format: "pickle", Headless: c.headless, CallbackURL: c.callback, Notify: n})
 			if err != nil {
 				f := fault.From(err)
-				c.finish(n.index, "", &beamv1.Outcome{Status: owner.Error, Error: &beamv1.ErrorDetail{Code: string(f.Code), Message: f.Error(), Hint: f.Hint}})
+				c.finish(n.index, "", &beamv1.Outcome{Status: owner.Error, Error: &beamv1.ErrorDetail{Code: string(f.Code), Message: f.Message, Hint: f.Hint}})
 				return nil
 			}
 			if reason := c.began(n.index, task); reason != "" {
