@@ -99,12 +99,12 @@ const keptResult = 64 << 10
 func (o *Owner) slimLocked(t *task, journalled bool) {
 	t.args = nil
 	if journalled && len(t.outcome.Result)+len(t.outcome.GetException().GetPickle()) > keptResult {
-		t.outcome, t.slim = withoutResult(t.outcome), true
+		t.outcome, t.slim = WithoutResult(t.outcome), true
 	}
 }
 
-// withoutResult is a copy without what may be large.
-func withoutResult(o *beamv1.Outcome) *beamv1.Outcome {
+// WithoutResult is a copy without what may be large.
+func WithoutResult(o *beamv1.Outcome) *beamv1.Outcome {
 	return &beamv1.Outcome{TaskId: o.TaskId, Status: o.Status, Error: o.Error, NodeId: o.NodeId, NodeName: o.NodeName,
 		ContainerId: o.ContainerId, Attempt: o.Attempt, Warm: o.Warm, Phases: o.Phases, ResultFormat: o.ResultFormat, Notes: o.Notes}
 }

@@ -138,7 +138,7 @@ func (o *Owner) List(workspace, status, stubID string, limit int) ([]*beamv1.Tas
 	infos = infos[:min(limit, len(infos))]
 	for k, i := range infos {
 		if i.Outcome != nil {
-			infos[k].Outcome = withoutResult(i.Outcome)
+			infos[k].Outcome = WithoutResult(i.Outcome)
 		}
 	}
 	return infos, nil

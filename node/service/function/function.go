@@ -78,6 +78,11 @@ func (s *Service) FunctionInvoke(ctx context.Context, req *connect.Request[funct
 					more = false
 				}
 			}
+			for fd, text := range sub.unfinished() {
+				if err := out.Send(line{fd, text}.message(task)); err != nil {
+					return err
+				}
+			}
 			api.Hold(ctx) // the end of the stream goes with it
 			return out.Send(last(task, o, req.Peer().Protocol == connect.ProtocolGRPC))
 		case <-ctx.Done():
@@ -86,8 +91,6 @@ func (s *Service) FunctionInvoke(ctx context.Context, req *connect.Request[funct
 	}
 }
 
-// last is the message that ends a stream. Stock clients speak gRPC and show
-// output, and nothing else, of what failed; ours reads the outcome.
 func (s *Service) submit(ctx context.Context, workspace string, m *functionpb.FunctionInvokeRequest, sub *stream) (task string, err error) {
 	if len(m.Args) > MaxArgs {
 		return "", fault.New(fault.TooLarge, "the arguments are above 16 MiB", "put large data into a file of the image or a volume, and pass its name")
@@ -96,10 +99,13 @@ func (s *Service) submit(ctx context.Context, workspace string, m *functionpb.Fu
 		Format: "pickle", Headless: m.Headless, CallbackURL: m.CallbackUrl, Notify: sub})
 }
 
+// last is the message that ends a stream. Stock clients speak gRPC and show
+// output, and nothing else, of what failed; ours reads the outcome.
 func last(task string, o *beamv1.Outcome, stock bool) *functionpb.FunctionInvokeResponse {
 	m := &functionpb.FunctionInvokeResponse{TaskId: task, Done: true, ExitCode: int32(ExitCode(o)), Outcome: o}
 	if o.Status == owner.Complete {
-		m.Result = o.Result
+		// Not twice: clients bound what they take.
+		m.Result, m.Outcome = o.Result, owner.WithoutResult(o)
 	} else if o.Error != nil && stock {
 		text := o.Error.Message
 		if tb := o.Exception.GetTraceback(); tb != "" {
