@@ -33,7 +33,7 @@ def measure(a):
 
 def join_once(mesh, i):
     """A node of its own namespace joins at node 1; node 2 is asked."""
-    name = "beambenchj"
+    name = "beambenchj%d" % i
     address = mesh.subnet.rpartition(".")[0] + ".%d" % (200 + i)
     watch = mesh.env(2)
     ticket = beam("node", "invite", "--tier", "own", env=mesh.env(1)).strip()
@@ -76,6 +76,8 @@ def join_once(mesh, i):
         if process:
             process.kill()
             process.wait()
+        # The link first: a namespace goes some time after its name does.
+        subprocess.run(["ip", "link", "del", name], capture_output=True)
         subprocess.run(["ip", "netns", "del", name], check=True)
 
 

@@ -17,7 +17,7 @@ import cold
 import idle
 import joining
 import stats
-from mesh import REPO, Mesh
+from mesh import REPO, Mesh, beam
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 SIDES = {"beam": "BeamMesh", "ray": "Ray", "dask": "Dask"}
@@ -80,10 +80,8 @@ def machine():
 
 
 def commit():
-    def git(*args):
-        return subprocess.run(["git", "-C", REPO, *args], capture_output=True, text=True).stdout.strip()
-
-    return git("rev-parse", "--short", "HEAD") + (" with changes" if git("status", "--porcelain", "-uno") else "")
+    """What bin/beam was built from."""
+    return beam("version").strip()
 
 
 def load():
@@ -116,34 +114,43 @@ def main():
     p.add_argument("--calls", type=int, default=1000)
     p.add_argument("--items", type=int, default=10000)
     p.add_argument("--workers", type=int, default=2)
-    p.add_argument("--only", action="append", choices=[s[0] for s in SECTIONS], help="these sections, printed and not written down")
+    p.add_argument("--only", action="append", choices=[s[0] for s in SECTIONS], help="these sections only; the others stay as they are in the file")
     a = p.parse_args()
-    sys.argv[1:] = sys.argv[1:] or []
-    started, before = datetime.datetime.now(datetime.timezone.utc), load()
-    parts = []
+    done = written()
     for key, title, measure, text in SECTIONS:
         if a.only and key not in a.only:
             continue
         say(title.lower())
-        at = load()
+        now, before = datetime.datetime.now(datetime.timezone.utc), load()
         rows = measure(a)
-        parts.append("## %s\n\n%s\nLoad average of the machine: %s before, %s after.\n\n%s\n" % (
-            title, text.format(**vars(a)), at, load(), stats.table(rows)))
         print("\n%s\n%s" % (title, stats.table(rows)), flush=True)
-    if a.only:
-        return
-    head = """# Benchmarks
-
-Measured by `make bench` on %s UTC at commit %s.
-
-Machine: %s. Load average at the start: %s. %s
-
-Written by the program: run `make bench` again to have your own figures here.
-
-""" % (started.strftime("%Y-%m-%d %H:%M"), commit(), machine(), before, noise(float(before)))
-    with open(os.path.join(REPO, "docs", "benchmarks.md"), "w") as f:
-        f.write(head + "\n".join(parts))
+        done[title] = "## %s\n\n%s\n\n%s UTC, commit %s, load average %s before and %s after. %s\n\n%s\n" % (
+            title, text.format(**vars(a)), now.strftime("%Y-%m-%d %H:%M"), commit(), before, load(), noise(float(before)), stats.table(rows))
+        # After each: a section that fails takes no other along.
+        with open(DOC, "w") as f:
+            f.write(HEAD % machine() + "\n".join(done[t] for _, t, _, _ in SECTIONS if t in done))
     print("\nwritten to docs/benchmarks.md", file=sys.stderr)
+
+
+DOC = os.path.join(REPO, "docs", "benchmarks.md")
+
+HEAD = """# Benchmarks
+
+Written by `make bench`, which measures again on your machine; one section alone:
+`tools/bench.sh --only compare`, or `cold`, `idle`, `joining`. These were taken on
+%s.
+
+"""
+
+
+def written():
+    """The sections in the file, by title: those not measured now stay."""
+    try:
+        with open(DOC) as f:
+            parts = f.read().split("\n## ")[1:]
+    except OSError:
+        return {}
+    return {p.partition("\n")[0]: "## " + p.rstrip() + "\n" for p in parts}
 
 
 def noise(start):

@@ -56,6 +56,7 @@ type adverts struct {
 	mu    sync.Mutex
 	known map[mesh.PeerID]known
 	own   *peerv1.SignedAdvert
+	names map[mesh.PeerID]string          // of every node ever heard of in this life, at most maxAdverts
 	wait  map[mesh.PeerID][]chan struct{} // woken when an advert of that node comes
 }
 
@@ -78,7 +79,7 @@ type known struct {
 }
 
 func newAdverts(self mesh.PeerID, log *slog.Logger) *adverts {
-	return &adverts{self: self, log: log, change: make(chan struct{}, 1), known: map[mesh.PeerID]known{}, wait: map[mesh.PeerID][]chan struct{}{}}
+	return &adverts{self: self, log: log, change: make(chan struct{}, 1), known: map[mesh.PeerID]known{}, names: map[mesh.PeerID]string{}, wait: map[mesh.PeerID][]chan struct{}{}}
 }
 
 // set takes a changed advert of this node. It does not block.
@@ -204,7 +205,11 @@ func (a *adverts) keep(from mesh.PeerID, ad scheduler.Advert, s *peerv1.SignedAd
 	defer a.mu.Unlock()
 	news, is = a.isNewsLocked(from, ad)
 	if news {
-		a.known[mesh.PeerID(ad.Node)] = known{ad, s}
+		id := mesh.PeerID(ad.Node)
+		a.known[id] = known{ad, s}
+		if _, ok := a.names[id]; ad.Name != "" && (ok || len(a.names) < maxAdverts) {
+			a.names[id] = ad.Name
+		}
 	}
 	return news, is || news
 }
@@ -376,6 +381,11 @@ func (a *adverts) drop(id mesh.PeerID) {
 func (a *adverts) name(id mesh.PeerID) string {
 	if ad, ok := a.of(id); ok && ad.Name != "" {
 		return ad.Name
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if n := a.names[id]; n != "" { // it is down: what it said is forgotten, not its name
+		return n
 	}
 	return string(id)
 }

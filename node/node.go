@@ -24,6 +24,7 @@ import (
 	"path/filepath"
 	goruntime "runtime"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -425,7 +426,20 @@ func Sweep(dataDir string) error {
 	if _, err := os.Stat(filepath.Join(dataDir, "runtime")); os.IsNotExist(err) {
 		return nil
 	}
-	return containerd.Sweep(ctx, engineConfig(dataDir, stateDir(c)))
+	state := stateDir(c)
+	if err := containerd.Sweep(ctx, engineConfig(dataDir, state)); err != nil {
+		return err
+	}
+	// Sockets only are left in it; were something mounted, its files stay.
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil || strings.Contains(string(mounts), " "+state+"/") {
+		return err
+	}
+	if err := os.RemoveAll(state); err != nil {
+		return fmt.Errorf("remove the folder of sockets: %w", err)
+	}
+	_ = os.Remove(filepath.Dir(state)) // stays while other nodes have theirs in it
+	return nil
 }
 
 // insideEnv tells clients in containers where the API is: init forwards these

@@ -46,6 +46,8 @@ as_builder() {
 		"$@"
 	fi
 }
+say=$sudo # and how people type it
+[ -z "$builder" ] || say=sudo
 as_root() { $sudo "$@"; }
 
 # --- 1. the plan, and what is missing ------------------------------------------
@@ -65,7 +67,7 @@ BeamMesh demo: three nodes on this machine, one Python function.
   base image   $base: about 200 MB of Debian packages
   mesh         $dir, namespaces and bridge $name, one nftables table, cgroups, /run/beam
   time         $expect
-  undo         ${sudo:+$sudo }bin/beam dev down$which, then ${sudo:+$sudo }make clean${packages:+, then apt-get remove the packages above}
+  undo         ${say:+$say }bin/beam dev down$which, then ${say:+$say }make clean${packages:+, then apt-get remove the packages above}
 
 EOF
 
@@ -111,7 +113,7 @@ tty=
 [ -t 1 ] && tty=1
 bar() { # bar DONE TOTAL WIDTH
 	awk -v d="$1" -v t="$2" -v w="$3" 'BEGIN { n = t > 0 ? int(d * w / t) : 0; if (n > w) n = w
-		for (i = 0; i < w; i++) printf "%s", (i < n ? "#" : "."); printf " %3d %%", t > 0 ? (d > t ? 100 : int(100 * d / t)) : 0 }'
+		for (i = 0; i < w; i++) printf "%s", (i < n ? "#" : "."); printf " %3d %%", (t > 0 ? (d > t ? 100 : int(100 * d / t)) : 0) }'
 }
 passed() { echo $(($(date +%s) - began)); }
 
@@ -139,7 +141,7 @@ jobs_end() { for p in ${pids:-}; do end_tree "$p"; done; }
 trap jobs_end EXIT
 trap 'exit 130' INT TERM
 
-rm -f "$logs"/*.rc
+rm -f "$logs"/*.rc "$logs"/*.log "$logs"/*.out # perhaps of another user
 as_builder touch "$logs/build.log" "$logs/base.log" "$logs/python.log"
 : >"$logs/build.log" >"$logs/base.log" >"$logs/python.log"
 job() { # job NAME COMMAND…: in the background, output and status below $logs
@@ -164,14 +166,14 @@ job build make_build
 
 compiled() { n=$(wc -l <"$logs/build.log"); [ "$n" -lt $((ALL * 9 / 10)) ] && echo "$n" || echo $((ALL * 9 / 10)); }
 draw() {
-	printf '  build       %s   ' "$(bar "$([ -e "$logs/build.rc" ] && echo $ALL || compiled)" $ALL 20)"
+	printf '  build       %s   ' "$(bar "$([ -e "$logs/build.rc" ] && echo $ALL || compiled)" $ALL 10)"
 	line=$(grep -E '^[a-z]+ [0-9]+ [0-9]+$' "$logs/base.log" | tail -n 1 || true)
 	if [ -e "$logs/base.rc" ]; then
-		printf 'base image  %s %-8s' "$(bar 1 1 20)" done
+		printf 'base image  %s %-8s' "$(bar 1 1 10)" done
 	else
 		# shellcheck disable=SC2086
 		set -- ${line:-waiting 0 0}
-		printf 'base image  %s %-8s' "$(bar "$2" "$3" 20)" "$1"
+		printf 'base image  %s %-8s' "$(bar "$2" "$3" 10)" "$1"
 	fi
 	printf '  %4d s' "$(passed)"
 }
@@ -205,6 +207,7 @@ if [ "$(cat "$logs/running.sum" 2>/dev/null)" != "$sum" ]; then
 	as_root "$beam" dev down --dir "$dir" >"$logs/down.log" 2>&1 || { cat "$logs/down.log" >&2; exit 1; }
 fi
 as_root env BEAM_BASE_CACHE="$base" "$beam" dev up --nodes $NODES --gpus $GPUS --dir "$dir" --name "$name"
+rm -f "$logs/running.sum"
 echo "$sum" >"$logs/running.sum"
 
 env_of() { as_root "$beam" dev env --dir "$dir" --node "$1"; }
@@ -229,7 +232,7 @@ cat <<EOF
 
 That took $(passed) s. The mesh stays up; the GPU of node2 is simulated. Try next:
 
-  eval "\$(${sudo:+$sudo }bin/beam dev env$which)"      # clients in this shell ask node1
+  eval "\$(${say:+$say }bin/beam dev env$which)"      # clients in this shell ask node1
   export PATH=$venv/bin:$repo/bin:\$PATH
   cd examples
   GPU=any python square.py            # the same again
@@ -245,5 +248,5 @@ their own, so it needs a way to them, by this machine:
 
 End of it:
 
-  ${sudo:+$sudo }bin/beam dev down$which
+  ${say:+$say }bin/beam dev down$which
 EOF

@@ -50,6 +50,7 @@ find_missing() {
 	need iptables command -v iptables
 	need procps command -v sysctl
 	need util-linux command -v nsenter
+	need e2fsprogs test -x /usr/sbin/mkfs.ext4 -o -x /sbin/mkfs.ext4
 	need mmdebstrap command -v mmdebstrap
 	need xz-utils command -v xz
 	need ca-certificates test -e /etc/ssl/certs/ca-certificates.crt

@@ -60,7 +60,11 @@ func (m *Mesh) connected(c network.Conn) *link {
 
 func (m *Mesh) disconnected(c network.Conn) {
 	l, last := m.gate.drop(c)
-	if l == nil || !last || m.ctx.Err() != nil {
+	if l == nil || m.ctx.Err() != nil {
+		return
+	}
+	if !last {
+		m.spawn(func() { m.suspect(l.peer) })
 		return
 	}
 	m.spawn(func() { m.lost(l.peer, "the connection broke") })

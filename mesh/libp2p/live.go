@@ -62,16 +62,31 @@ func (p *pinger) once(until time.Time) (time.Duration, error) {
 }
 
 // answers asks one connection whether its peer still lives.
-func (m *Mesh) answers(l *link) bool {
-	ctx, cancel := context.WithTimeout(m.ctx, answerWait)
+func (m *Mesh) answers(l *link) bool { return m.answersWithin(l, answerWait) }
+
+func (m *Mesh) answersWithin(l *link, wait time.Duration) bool {
+	ctx, cancel := context.WithTimeout(m.ctx, wait)
 	defer cancel()
 	p, err := openPing(ctx, l.conn)
 	if err != nil {
 		return false
 	}
 	defer p.s.Reset()
-	_, err = p.once(time.Now().Add(answerWait))
+	_, err = p.once(time.Now().Add(wait))
 	return err == nil
+}
+
+// suspect asks a peer's other connections after one of them broke: a process
+// that was killed leaves a TCP connection at once and says nothing on QUIC.
+func (m *Mesh) suspect(p mesh.PeerID) {
+	for _, l := range m.gate.links(p, true) {
+		m.spawn(func() {
+			if !m.answersWithin(l, m.cfg.RedialWait) && m.ctx.Err() == nil {
+				m.log.Debug("connection does not answer after another one broke", "peer", p, "addr", l.conn.RemoteMultiaddr())
+				l.conn.Close()
+			}
+		})
+	}
 }
 
 // keepAlive pings one proven connection until it ends, and ends it when the

@@ -52,8 +52,7 @@ type lease struct {
 	current *running       // nil between calls
 	again   *peerv1.Call   // put back once, since its process was ending when it came
 	last    string         // task that output between calls belongs to
-	ready   bool
-	wake    chan struct{} // one token: the queue grew
+	wake    chan struct{}  // one token: the queue grew
 
 	cancel  context.CancelCauseFunc // ends run; the cause becomes the reason
 	onReady func()                  // called once, when the program is loaded
