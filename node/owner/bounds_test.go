@@ -2,6 +2,7 @@ package owner_test
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -131,6 +132,9 @@ func TestContainersAreLetGo(t *testing.T) {
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
+	if leases, offers := c.owner().Held(); leases != 0 || offers != 0 {
+		t.Errorf("the owner holds %d leases and %d offers", leases, offers)
+	}
 	// The next call starts another one.
 	_, cl = c.submit("ok-cold", "echo y")
 	if o2 := cl.wait(t); o2.Status != owner.Complete || o2.ContainerId == o.ContainerId {
@@ -138,13 +142,44 @@ func TestContainersAreLetGo(t *testing.T) {
 	}
 }
 
+// A container that was released while its node cannot be reached is forgotten.
+func TestReleaseOfAnUnreachableContainer(t *testing.T) {
+	if testing.Short() {
+		t.Skip("waits half a minute")
+	}
+	c := newCluster(t, "box")
+	c.plans.set("ok-brief", stub.Config{KeepWarmSec: 1})
+	_, cl := c.submit("ok-brief", "echo x")
+	cl.wait(t)
+	// Only the streams fail: nobody says that the node is down.
+	refuse := errors.New("no route")
+	c.dialer.refuse.Store(&refuse)
+	c.breakStreams("box")
+	deadline := time.Now().Add(2 * workertest.Patience)
+	for {
+		leases, offers := c.owner().Held()
+		if leases == 0 && offers == 0 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d leases and %d offers are held", leases, offers)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	c.dialer.refuse.Store(nil)
+}
+
 // rogue lets a test speak to the owner in a worker's place.
 type rogue struct {
 	mesh.Dialer
-	tap atomic.Pointer[func(mesh.Stream) mesh.Stream]
+	tap    atomic.Pointer[func(mesh.Stream) mesh.Stream]
+	refuse atomic.Pointer[error]
 }
 
 func (r *rogue) Open(ctx context.Context, to mesh.PeerID, protocol string) (mesh.Stream, error) {
+	if err := r.refuse.Load(); err != nil {
+		return nil, *err
+	}
 	s, err := r.Dialer.Open(ctx, to, protocol)
 	if f := r.tap.Load(); err == nil && f != nil {
 		return (*f)(s), nil
