@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"fmt"
 	"sync"
 
 	peerv1 "github.com/beammesh/beammesh/proto/beammesh/peer/v1"
@@ -28,8 +29,9 @@ type eventLog struct {
 	bytes    int
 	attached int // streams reading now
 	closed   bool
-	wake     chan struct{} // closed and replaced on every change
-	dropped  int64         // log bytes not kept, since no owner read them
+	wake     chan struct{}  // closed and replaced on every change
+	dropped  int64          // log bytes not kept, since no owner read them
+	of       *peerv1.Output // the last of them; its bytes are not used
 }
 
 func newEventLog() *eventLog {
@@ -71,7 +73,8 @@ func (l *eventLog) addOutput(ctx context.Context, ev *peerv1.LeaseUp) {
 			l.mu.Unlock()
 			return
 		case l.attached == 0 && l.bytes+size > maxDetachedLogs:
-			l.dropped += int64(size)
+			l.dropped += int64(len(ev.GetOutput().GetData()))
+			l.of = ev.GetOutput()
 			l.mu.Unlock()
 			return
 		case l.bytes+size <= maxUnacked:
@@ -191,5 +194,10 @@ func (l *eventLog) attach(delta int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.attached += delta
+	if l.attached > 0 && l.dropped > 0 && !l.closed {
+		l.addLocked(&peerv1.LeaseUp{What: &peerv1.LeaseUp_Output{Output: &peerv1.Output{TaskId: l.of.TaskId, Attempt: l.of.Attempt, Fd: 2,
+			Data: fmt.Appendf(nil, "\n[%d bytes of output were printed while nobody read; 'beam logs' has them]\n", l.dropped)}}})
+		l.dropped, l.of = 0, nil
+	}
 	l.changedLocked()
 }

@@ -200,8 +200,11 @@ func TestDetachedOutputIsBounded(t *testing.T) {
 	if e.Kind != peerv1.CallEnded_CANCELLED {
 		t.Errorf("ended as %v", e)
 	}
-	if len(output(before)) == 0 {
-		t.Error("nothing of the output was kept")
+	if n := len(output(before)); n == 0 || n > 5<<20 {
+		t.Errorf("%d bytes of the output were kept", n)
+	}
+	if !strings.Contains(output(before), "bytes of output were printed while nobody read") {
+		t.Error("what is missing is not told")
 	}
 }
 
