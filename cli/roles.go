@@ -45,6 +45,7 @@ type NodeFlags struct {
 	CPUs          float64 // cores to offer; 0 = all
 	MemoryBytes   int64   // memory to offer; 0 = what there is
 	CPUOvercommit float64 // >= 1
+	DiskFloor     int64   // bytes that stay free; 0 = the default
 	NoGossip      bool
 	NoMDNS        bool
 	NoDHT         bool

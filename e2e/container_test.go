@@ -19,11 +19,11 @@ const endings = `
 import os, sys, time
 from beam import BeamError, function
 
-@function(cpu=0.2, memory=128)
+@function(cpu=0.2, memory=128, retries=0)
 def exits(x):
     os._exit(7)
 
-@function(cpu=0.2, memory=128)
+@function(cpu=0.2, memory=128, retries=0)
 def eats(x):
     return len(bytearray(os.urandom(1) * (1 << 29)))
 

@@ -3,6 +3,7 @@ package node
 import (
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	goruntime "runtime"
 	"strconv"
@@ -16,7 +17,7 @@ import (
 const (
 	DefaultGRPC = "127.0.0.1:1993"
 	DefaultHTTP = "127.0.0.1:1994"
-	DefaultMesh = "0.0.0.0:7946"
+	DefaultMesh = "0.0.0.0:1992"
 )
 
 // Config is what a node is made from.
@@ -45,6 +46,8 @@ type Config struct {
 	// the node that took it; 0 = 60 s.
 	OwnerGap time.Duration
 
+	Faults Faults // for tests only
+
 	Log *slog.Logger
 }
 
@@ -60,6 +63,11 @@ func (c Config) complete() (Config, error) {
 	}
 	if c.HTTP == "" {
 		c.HTTP = DefaultHTTP
+	}
+	if len(c.Listen) == 0 && portFree(DefaultMesh) {
+		// One known port, which people can open in a firewall; a second node of
+		// the same machine takes any other, and keeps it.
+		c.Listen = []string{DefaultMesh, "[::]:1992"}
 	}
 	if c.CPUOvercommit == 0 {
 		c.CPUOvercommit = 1
@@ -77,6 +85,14 @@ func (c Config) complete() (Config, error) {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
 	return c, nil
+}
+
+func portFree(addr string) bool {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return false
+	}
+	return l.Close() == nil
 }
 
 // limits says for explanations which ways of finding nodes are switched off.

@@ -122,7 +122,7 @@ func New(ctx context.Context, cfg Config) (*Node, error) {
 	n.mesh, err = libp2p.New(ctx, libp2p.Config{
 		DataDir: n.dir("mesh"), Listen: cfg.Listen, Name: cfg.Name, Version: cfg.Version,
 		NoGossip: cfg.NoGossip, NoDirectory: cfg.NoDHT, NoMDNS: cfg.NoMDNS,
-		Interface: notTenant, Hello: n.adverts, Log: cfg.Log,
+		Clock: cfg.Faults.clock(), Interface: notTenant, Hello: n.adverts, Log: cfg.Log,
 	})
 	if err != nil {
 		return nil, err
@@ -189,7 +189,7 @@ func (n *Node) startContent(context.Context) error {
 	}
 	n.onClose(n.blocks.Close)
 	n.fetcher = exchange.NewFetcher(n.blocks, blockOpener{n.dialer}, exchange.FetcherOptions{Log: n.log})
-	n.serving = exchange.NewServer(n.blocks, exchange.ServerOptions{Log: n.log})
+	n.serving = exchange.NewServer(n.cfg.Faults.blocks(n.blocks, n.log), exchange.ServerOptions{Log: n.log})
 	n.dialer.Handle(content.BlockProtocol, func(ctx context.Context, s mesh.Stream) {
 		if err := n.serving.Serve(ctx, string(s.Peer()), abortive{s}); err != nil {
 			n.log.Debug("block stream ended", "peer", s.Peer(), "err", err)
@@ -351,6 +351,7 @@ func (n *Node) startRuntime(ctx context.Context) error {
 	h := sha256.Sum256([]byte(n.mesh.PeerID() + mesh.PeerID(time.Now().String())))
 	n.boot = hex.EncodeToString(h[:8])
 	n.images = newImages(n)
+	n.dialer.Handle(protoBuild, n.serveBuild)
 	wcfg := market.WorkerConfig{Node: scheduler.NodeID(n.mesh.PeerID()), Name: n.cfg.Name, Boot: n.boot}
 	if os.Geteuid() != 0 {
 		n.notes = append(n.notes, "not root: this node takes work and serves the API, but runs no containers (start it with sudo to)")

@@ -17,8 +17,12 @@ func devRoot(f cli.DevFlags) string {
 }
 
 func devUp(ctx context.Context, f cli.DevFlags, progress cli.Progress) error {
-	_, err := dev.Up(ctx, dev.Options{Root: devRoot(f), Nodes: f.Nodes, GPUs: f.GPUs, CPUOvercommit: f.CPUOvercommit,
-		Sweep: node.Sweep}, dev.UI(progress))
+	throttle, err := dev.ParseThrottle(f.Throttle)
+	if err != nil {
+		return err
+	}
+	_, err = dev.Up(ctx, dev.Options{Root: devRoot(f), Name: f.Name, Nodes: f.Nodes, GPUs: f.GPUs, CPUOvercommit: f.CPUOvercommit,
+		Throttle: throttle, NodeArgs: f.NodeArgs, Sweep: node.Sweep}, dev.UI(progress))
 	return err
 }
 

@@ -123,3 +123,17 @@ func (m *Mesh) setThrottle(n *Node, share float64) error {
 	}
 	return nil
 }
+
+// Restart stops node i and starts it again with args added to its command line.
+func Restart(ctx context.Context, root string, i int, args ...string) error {
+	if err := Stop(ctx, root, i); err != nil {
+		return err
+	}
+	err := with(root, i, func(m *Mesh, n *Node) error {
+		return m.locked(func() error { n.Args = append(n.Args, args...); return nil })
+	})
+	if err != nil {
+		return err
+	}
+	return Start(ctx, root, i)
+}

@@ -59,8 +59,10 @@ type Options struct {
 	Throttle      map[int]float64 // node → share of its cores, 0..1
 	// NodeArgs are added to every node's command line, with the bridge's address
 	// for GatewayArg.
-	NodeArgs     []string
-	NodeEnv      []string      // added to every node's environment
+	NodeArgs []string
+	NodeEnv  []string // added to every node's environment
+	// EnvOf is added to the environment of one node, by its number.
+	EnvOf        map[int][]string
 	Binary       string        // program to run, "" = this one
 	ReadyTimeout time.Duration // for each node, 0 = 2 min
 	// Sweep removes what a dead node's containers left outside its namespace;

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -73,7 +74,7 @@ func Up(ctx context.Context, o Options, ui UI) (*Mesh, error) {
 
 // fingerprint tells whether two calls of Up ask for the same mesh.
 func (o Options) fingerprint() string {
-	return fmt.Sprintf("%d nodes, gpus %q, overcommit %g, throttle %v, args %q, env %q", o.Nodes, o.GPUs, o.CPUOvercommit, o.Throttle, o.NodeArgs, o.NodeEnv)
+	return fmt.Sprintf("%d nodes, gpus %q, overcommit %g, throttle %v, args %q, env %q %v", o.Nodes, o.GPUs, o.CPUOvercommit, o.Throttle, o.NodeArgs, o.NodeEnv, o.EnvOf)
 }
 
 func (m *Mesh) running() bool {
@@ -139,7 +140,7 @@ func (m *Mesh) planNode(o Options, i int, gpus string, cores int, memory int64) 
 		Addr: nodeAddr(m.Subnet, i), Cgroup: fmt.Sprintf("/beam-dev/%s/node%d", o.Name, i),
 		GPUs: gpus, CPUs: float64(cores),
 	}
-	n.Env = append([]string{"BEAM_CGROUP_PARENT=" + n.Cgroup}, o.NodeEnv...)
+	n.Env = slices.Concat([]string{"BEAM_CGROUP_PARENT=" + n.Cgroup}, o.NodeEnv, o.EnvOf[i])
 	n.Args = []string{
 		"--data", n.Dir, "--name", n.Name,
 		"--listen", fmt.Sprint(n.Addr, ":", meshPort),

@@ -38,7 +38,7 @@ func stranger(t *testing.T, opts ...golibp2p.Option) host.Host {
 
 func connect(t *testing.T, h host.Host, m *Mesh) {
 	t.Helper()
-	if err := h.Connect(timeout(t), peer.AddrInfo{ID: m.host.ID(), Addrs: m.host.Addrs()}); err != nil {
+	if err := h.Connect(timeout(t), peer.AddrInfo{ID: m.host.ID(), Addrs: m.addrs()}); err != nil {
 		t.Fatal(err)
 	}
 }

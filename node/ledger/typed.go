@@ -52,15 +52,21 @@ func Each[T Body](ctx context.Context, r Reader, workspace string, fn func(T, Re
 	}
 }
 
-// FindImage looks for an image in the workspace, then in MeshScope.
+// FindImage looks for an image in the workspace, then in MeshScope. Equal ids
+// mean equal images, so when the voter cannot say whether the workspace has its
+// own, a known one of the mesh is as good.
 func FindImage(ctx context.Context, r Reader, workspace, id string, maxAge time.Duration) (Image, Answer, error) {
 	img, ans, err := Get[Image](ctx, r, workspace, id, maxAge)
-	if fault.CodeOf(err) != fault.NotFound {
+	code := fault.CodeOf(err)
+	if code != fault.NotFound && code != fault.Unreachable {
 		return img, ans, err
 	}
-	img, ans, shared := Get[Image](ctx, r, MeshScope, id, maxAge)
-	if fault.CodeOf(shared) == fault.NotFound {
+	shared, sans, serr := Get[Image](ctx, r, MeshScope, id, maxAge)
+	if serr == nil {
+		return shared, sans, nil
+	}
+	if code == fault.Unreachable || fault.CodeOf(serr) == fault.NotFound {
 		return img, ans, err
 	}
-	return img, ans, shared
+	return shared, sans, serr
 }

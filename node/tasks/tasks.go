@@ -128,7 +128,9 @@ func (r *Router) everyone(ctx context.Context, req *peerv1.TaskRequest, fresh fu
 	var wg sync.WaitGroup
 	for _, m := range r.Members.Members() {
 		if m.ID != r.Self && !m.Connected {
+			mu.Lock()
 			missing = append(missing, m.Name)
+			mu.Unlock()
 			continue
 		}
 		wg.Add(1)
@@ -205,7 +207,7 @@ func (r *Router) answer(req *peerv1.TaskRequest) *peerv1.TaskReply {
 	}
 	if err != nil {
 		f := fault.From(err)
-		rep.Code, rep.Message, rep.Hint = string(f.Code), f.Error(), f.Hint
+		rep.Code, rep.Message, rep.Hint = string(f.Code), f.Message, f.Hint
 	}
 	return rep
 }
@@ -266,30 +268,59 @@ func status(l market.LeaseState) string {
 	return "PENDING"
 }
 
-// Logs streams the log of a task's newest attempt from the worker that has it.
+// startLook is the pause between two looks at a task whose output is waited for:
+// the node that owns it may be another one, which does not call back.
+const startLook = 200 * time.Millisecond
+
+// Logs streams the log of a task or container from the worker that has it. With
+// follow it waits for the task to start and goes on with its later attempts,
+// until the task has ended.
 func (r *Router) Logs(ctx context.Context, workspace, task, container string, follow bool, fn func(fd int, p []byte) error) error {
-	req := &peerv1.LogsRequest{TaskId: task, ContainerId: container, Follow: follow}
-	var at mesh.PeerID
-	if task != "" {
+	if task == "" {
+		cs, _ := r.Containers(ctx, workspace)
+		for _, c := range cs {
+			if c.ContainerId == container {
+				return r.log(ctx, mesh.PeerID(c.WorkerId), &peerv1.LogsRequest{ContainerId: container, Follow: follow}, fn)
+			}
+		}
+		return fault.New(fault.NotFound, "container "+container+" is not running on any reachable node", "see 'beam container list', or give --task-id")
+	}
+	pause := time.NewTimer(0)
+	defer pause.Stop()
+	for read := uint32(0); ; { // the last attempt whose log was read
 		info, err := r.Get(ctx, workspace, task)
 		if err != nil {
 			return err
 		}
-		if info.NodeId == "" {
-			return fault.New(fault.NotFound, "task "+task+" has not run yet: "+info.Waiting, "see 'beam explain "+task+"'")
-		}
-		at, req.Attempt = mesh.PeerID(info.NodeId), info.Attempt
-	} else {
-		cs, _ := r.Containers(ctx, workspace)
-		for _, c := range cs {
-			if c.ContainerId == container {
-				at = mesh.PeerID(c.WorkerId)
+		over := info.EndedAt != nil
+		if info.NodeId != "" && info.Attempt > read {
+			err := r.log(ctx, mesh.PeerID(info.NodeId), &peerv1.LogsRequest{TaskId: task, Attempt: info.Attempt, Follow: follow}, fn)
+			switch {
+			case err == nil:
+				read = info.Attempt
+			case over || !follow || fault.CodeOf(err) != fault.NotFound:
+				return err
 			}
 		}
-		if at == "" {
-			return fault.New(fault.NotFound, "container "+container+" is not running on any reachable node", "see 'beam container list', or give --task-id")
+		switch {
+		case read > 0 && (over || !follow):
+			return nil
+		case over:
+			return fault.New(fault.NotFound, "task "+task+" ended before it ran", "see 'beam explain "+task+"'")
+		case !follow:
+			return fault.New(fault.NotFound, "task "+task+" has not run yet: "+info.Waiting, "wait for its output with 'beam logs -f "+task+"'; 'beam explain "+task+"' shows why it waits")
+		}
+		pause.Reset(startLook)
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+			return ctx.Err()
 		}
 	}
+}
+
+// log streams one log from one worker to its end.
+func (r *Router) log(ctx context.Context, at mesh.PeerID, req *peerv1.LogsRequest, fn func(fd int, p []byte) error) error {
 	octx, cancel := context.WithTimeout(ctx, askLimit)
 	s, err := r.Dialer.Open(octx, at, worker.LogsProtocol)
 	cancel()

@@ -35,7 +35,7 @@ func helper(temper string) {
 			if n < 2 {
 				_ = enc.Encode(Reply{}) // something has changed
 			}
-		case "hangs":
+		case "hangs": // answers nothing, ever
 		case "crashes":
 			fmt.Fprintln(os.Stderr, "panic: driver")
 			os.Exit(2)

@@ -193,7 +193,7 @@ func (s *Service) TaskLogs(ctx context.Context, req *connect.Request[beamv1.Task
 		tail.add(fd, p)
 		return nil
 	})
-	if err != nil {
+	if err != nil && !(m.Follow && fault.CodeOf(err) == fault.NotFound) { // it may be yet to start
 		return err
 	}
 	if err := tail.send(send); err != nil || !m.Follow {

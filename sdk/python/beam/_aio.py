@@ -191,10 +191,10 @@ async def remote(function: Any, args: Any, kwargs: Any) -> Any:
     """See RemoteFunction.async_remote."""
     loop = asyncio.get_running_loop()
     # Building and sending the code happens once, with blocking calls.
-    await loop.run_in_executor(None, function.stub)
-    call: _invoke.Invocation = function._invocation(args, kwargs)
+    stub = await loop.run_in_executor(None, function.stub)
+    call: _invoke.Invocation = function._invocation(stub, args, kwargs)
     call.begin()
-    config = function.stub().client.config
+    config = stub.client.config
     messages = stream(config, _invoke.METHOD, call.request)
     try:
         async for message in messages:

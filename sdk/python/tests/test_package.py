@@ -128,5 +128,5 @@ def tree(root: Path) -> "dict[str, tuple[bytes, float, int]]":
     return {
         str(p.relative_to(root)): (p.read_bytes(), p.stat().st_mtime, p.stat().st_mode)
         for p in root.rglob("*")
-        if p.is_file() and "__pycache__" not in p.parts
+        if p.is_file()
     }
