@@ -145,7 +145,7 @@ if __name__ == "__main__":
     if sys.argv[1] == "listen":
         print(listen.remote(float(sys.argv[2])), flush=True)
     elif sys.argv[1] == "knock":
-        print(sorted(set(knock.map([sys.argv[2]] * 12))), flush=True)
+        print(sorted(set(knock.map([sys.argv[2]] * 6))), flush=True)
     else:
         print(json.dumps(look.remote(sys.argv[1], (sys.argv[2], int(sys.argv[3])))), flush=True)
 `
@@ -200,7 +200,7 @@ func testContainerIsShutIn(m *mesh) {
 	}
 
 	// One container listens, the others, on the same node and on others, knock.
-	server := m.startPython(1, shutIn, "listen", "25")
+	server := m.startPython(1, shutIn, "listen", "20")
 	server.expect("address")
 	line, _ := server.out.snapshot()
 	addr := strings.Fields(line[strings.Index(line, "address"):])[1]

@@ -171,8 +171,8 @@ func testSubmitterDies(m *mesh) {
 		}
 		return ""
 	})
-	m.restart(1)
 	back := time.Now()
+	m.restart(1)
 	done := m.task(1, "headless", over)
 	if done.Status != "COMPLETE" || done.Attempt != 1 {
 		t.Fatalf("the headless task: %+v", done)

@@ -3,6 +3,7 @@ package e2e
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -36,6 +37,9 @@ if __name__ == "__main__":
     seen, limit = set(), time.time() + 120
     while len(seen) < %[3]d and time.time() < limit:
         seen |= {c for _, c in %[1]s.map([-1] * 4 * %[3]d)}
+    print("warm", flush=True)
+    while sys.argv[1:] and not os.path.exists(sys.argv[1]):
+        time.sleep(0.05)
     began = time.time()
     got = []
     for value in %[1]s.map(range(1000)):
@@ -84,16 +88,23 @@ func TestMapIsSpreadEvenly(t *testing.T) {
 
 func TestMapAvoidsASlowNode(t *testing.T) {
 	m := sharedMesh(t)
-	if err := dev.Throttle(m.root, 3, 0.2); err != nil {
-		t.Fatal(err)
-	}
 	t.Cleanup(func() {
 		if err := dev.Throttle(m.root, 3, 1); err != nil {
 			t.Error(err)
 		}
 	})
 	prefer(t)
-	out := m.mustPython(1, fmt.Sprintf(mapProgram, "uneven", "work", 6))
+	slow := filepath.Join(t.TempDir(), "slow")
+	p := m.startPython(1, fmt.Sprintf(mapProgram, "uneven", "work", 6), slow)
+	p.expect("warm")
+	if err := dev.Throttle(m.root, 3, 0.2); err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Dir(slow), "slow", "")
+	out, errs, code := p.wait()
+	if code != 0 {
+		t.Fatalf("exit %d\n%s%s", code, out, errs)
+	}
 	count := m.shares("uneven")
 	t.Logf("figure: the same with node3 throttled to a fifth, calls that compute: %v, %s", count, lastLine(out))
 	if c := count["node3"]; c > 120 {
