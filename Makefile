@@ -17,7 +17,7 @@ help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 14
 
 build: assets ## build bin/beam with all its helpers inside
-	CGO_ENABLED=0 go build -trimpath -tags assets -ldflags '-s -w -X main.version=$(VERSION)' -o bin/beam ./cli/beam
+	CGO_ENABLED=0 go build -trimpath -buildvcs=false -tags assets -ldflags '-s -w -X main.version=$(VERSION)' -o bin/beam ./cli/beam
 
 assets: ## build the helpers that bin/beam embeds
 	go run ./build/assets
@@ -45,7 +45,7 @@ demo: ## install, build, start a mesh of three nodes here and run a function on 
 	@tools/demo.sh
 
 dev: build ## start a mesh of three nodes on this machine, as root
-	@if [ "$$(id -u)" = 0 ]; then bin/beam dev up --nodes 3; else sudo bin/beam dev up --nodes 3; fi
+	@sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; $$sudo env BEAM_BASE_CACHE="$(CURDIR)/.cache/base" bin/beam dev up --nodes 3
 
 generate: ## write the code of all schemas again (needs protoc)
 	go run ./tools/codegen

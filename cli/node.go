@@ -36,7 +36,7 @@ The first start in a data folder makes a mesh of one; later starts come back as
 the same member. Containers need root: without it the node answers clients and
 passes their tasks on to others.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			flags, err := raw.check(cmd)
+			flags, err := raw.check(cmd, a.env.StderrTTY)
 			if err != nil {
 				return err
 			}
@@ -62,7 +62,7 @@ expires. After joining, ` + "`beam node up`" + ` in the same data folder comes b
 same member.`,
 		Args: exactly(1, "one ticket"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			flags, err := raw.check(cmd)
+			flags, err := raw.check(cmd, a.env.StderrTTY)
 			if err != nil {
 				return err
 			}
@@ -308,7 +308,7 @@ func (a *App) nodeDoctorCommand() *cobra.Command {
 FUSE, UDP, DNS, the way out past foreign firewalls, the clock, the disk. Each
 failed check comes with what mends it. The exit status is 1 when one failed.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			flags, err := raw.check(cmd)
+			flags, err := raw.check(cmd, a.env.StderrTTY)
 			if err != nil {
 				return err
 			}

@@ -42,7 +42,7 @@ func (r *rawNodeFlags) add(c *cobra.Command) {
 	f.BoolVar(&r.NoMDNS, "no-mdns", false, "do without discovery on the local network")
 	f.BoolVar(&r.NoDHT, "no-dht", false, "do without the distributed index")
 	f.StringSliceVar(&r.UpstreamDNS, "upstream-dns", nil, "name servers for containers (default: this machine's)")
-	f.StringVar(&r.LogLevel, "log-level", "info", "debug, info, warn or error")
+	f.StringVar(&r.LogLevel, "log-level", "", "debug, info, warn or error (default: info; warn on a terminal)")
 	f.IntVar(&r.readyFD, "ready-fd", -1, "write one line of JSON to this file descriptor when ready, and leave ~/.beam alone")
 	f.Lookup("ready-fd").Hidden = true
 	_ = c.RegisterFlagCompletionFunc("log-level", cobra.FixedCompletions([]string{"debug", "info", "warn", "error"}, cobra.ShellCompDirectiveNoFileComp))
@@ -58,8 +58,15 @@ const (
 var gpuModel = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$`)
 
 // check turns typed values into NodeFlags or says which one is wrong.
-func (r *rawNodeFlags) check(cmd *cobra.Command) (NodeFlags, error) {
+func (r *rawNodeFlags) check(cmd *cobra.Command, terminal bool) (NodeFlags, error) {
 	out := r.NodeFlags
+	if out.LogLevel == "" {
+		// Between the lines for people the log of every connection is noise.
+		out.LogLevel = "info"
+		if terminal {
+			out.LogLevel = "warn"
+		}
+	}
 	var err error
 	if out.SimulateGPUs, err = parseGPUs(r.gpus); err != nil {
 		return out, usage(cmd, "--simulate-gpus: "+err.Error())

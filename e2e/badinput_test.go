@@ -264,9 +264,9 @@ func file(t testing.TB, w *zip.Writer, name string, mode os.FileMode, text strin
 	}
 }
 
-// node starts a node in the network namespace of the host and gives what it
+// startNode starts a node in the network namespace of the host and gives what it
 // said and its exit code: it is to fail.
-func (m *mesh) node(data string, env []string, args ...string) (string, int) {
+func (m *mesh) startNode(data string, env []string, args ...string) (string, int) {
 	m.t.Helper()
 	p := m.start("/", append(append(os.Environ(), "HOME="+m.t.TempDir()), env...), binary(), append(args, "--data", data,
 		"--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--listen", "127.0.0.1:0", "--no-mdns")...)
@@ -322,7 +322,7 @@ func TestBadTicketsAndFolders(t *testing.T) {
 			if c.name == "expired" {
 				env = append(env, "BEAM_TEST_CLOCK_OFFSET=1h")
 			}
-			text, code := m.node(c.data, env, c.args...)
+			text, code := m.startNode(c.data, env, c.args...)
 			if code != c.code {
 				t.Errorf("exit %d, want %d", code, c.code)
 			}

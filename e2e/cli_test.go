@@ -188,13 +188,13 @@ func TestTaskAndContainerStop(t *testing.T) {
 	}
 	id := strings.TrimSpace(out)
 	m.startCLI(1, "logs", "-f", id).expect("begun")
-	first := m.task(id)
+	first := m.taskByID(id)
 	if _, errs, code := m.beam(3, "container", "stop", first["container_id"].(string)); code != 0 {
 		t.Errorf("container stop: exit %d: %s", code, errs)
 	}
 	// A person did that, so the task is not run again, and says why it ended.
 	eventually(t, patience, func() string {
-		now := m.task(id)
+		now := m.taskByID(id)
 		if e, _ := now["error"].(map[string]any); now["status"] != "ERROR" || e["message"] != "the container was stopped by the user" {
 			return fmt.Sprintf("after its container was stopped the task is %v", now)
 		}
@@ -215,7 +215,7 @@ func (m *mesh) running(fn string) []map[string]any {
 	return out
 }
 
-func (m *mesh) task(id string) map[string]any {
+func (m *mesh) taskByID(id string) map[string]any {
 	m.t.Helper()
 	var tasks []map[string]any
 	m.beamJSON(1, &tasks, "task", "list", "--limit", "1000")
@@ -251,7 +251,7 @@ func TestInterruptCancels(t *testing.T) {
 			if code != c.code || !strings.Contains(errs, "cancelling task "+id) {
 				t.Errorf("exit %d\n--- stdout\n%s\n--- stderr\n%s", code, out, errs)
 			}
-			if s := m.task(id)["status"]; s != "CANCELLED" {
+			if s := m.taskByID(id)["status"]; s != "CANCELLED" {
 				t.Errorf("the task is %v", s)
 			}
 		})

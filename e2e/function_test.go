@@ -35,7 +35,7 @@ func TestFunctionRuns(t *testing.T) {
 func (m *mesh) ociSpecs() map[string]map[string]any {
 	m.t.Helper()
 	found := map[string]map[string]any{}
-	files, err := filepath.Glob("/run/beam/*/io.containerd.runtime.v2.task/*/*/config.json")
+	files, err := filepath.Glob("/run/beam/*/d/io.containerd.runtime.v2.task/*/*/config.json")
 	if err != nil {
 		m.t.Fatal(err)
 	}

@@ -122,14 +122,21 @@ func up(t testing.TB, o dev.Options) *mesh {
 	if err := down(); err != nil {
 		t.Fatal("clean up an earlier mesh:", err)
 	}
-	o.Root, o.Name, o.Binary = meshRoot, meshName, binary()
-	o.NodeEnv = append(o.NodeEnv, "BEAM_BASE_CACHE="+filepath.Join(repo, ".cache", "base"))
-	o.NodeArgs = append(o.NodeArgs, "--log-level", "debug")
-	d, err := dev.Up(ctx, o, nil)
+	m := &mesh{t: t, root: meshRoot}
+	d, err := dev.Up(ctx, m.options(o), nil)
 	if err != nil {
 		t.Fatal("dev up:", err)
 	}
-	return &mesh{t: t, root: meshRoot, dev: d}
+	m.dev = d
+	return m
+}
+
+// options adds to o what all meshes of these tests have.
+func (m *mesh) options(o dev.Options) dev.Options {
+	o.Root, o.Name, o.Binary = meshRoot, meshName, binary()
+	o.NodeEnv = append(o.NodeEnv, "BEAM_BASE_CACHE="+filepath.Join(repo, ".cache", "base"))
+	o.NodeArgs = append(o.NodeArgs, "--log-level", "debug")
+	return o
 }
 
 func (m *mesh) dumpLogs() {

@@ -1,9 +1,14 @@
-"""The smallest program for a mesh: python square.py"""
+"""The smallest program for a mesh: python square.py
+
+GPU=any python square.py asks for a machine with a GPU.
+"""
+
+import os
 
 from beam import function
 
 
-@function(cpu=1)
+@function(cpu=1, gpu=os.environ.get("GPU"))
 def square(i: int) -> int:
     return i**2
 

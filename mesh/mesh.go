@@ -118,7 +118,20 @@ type Member struct {
 	Features  []string
 	BootID    string    // random per process start
 	LastSeen  time.Time // local clock
+	Via       Via       // how it was found first, in this life
 }
+
+// Via says how a member was found.
+type Via string
+
+// The ways to find a member.
+const (
+	ViaUnknown   Via = ""          // it came by itself, or was known before the start
+	ViaTicket    Via = "ticket"    // of which one redeemed the other's
+	ViaMember    Via = "member"    // another member named it
+	ViaMDNS      Via = "mdns"      // seen on the local network
+	ViaDirectory Via = "directory" // the directory named it, or led to it
+)
 
 // EventType tells what happened to a member.
 type EventType int
@@ -158,8 +171,9 @@ type Signer interface {
 type Hello interface {
 	// Local gives the payload (<= 256 KiB) we send.
 	Local(to PeerID) []byte
-	// Remote takes the payload the peer sent. It runs before MemberUp.
-	Remote(from PeerID, payload []byte)
+	// Remote takes the payload the peer sent. It runs before MemberUp. via is
+	// how the peer was found.
+	Remote(from PeerID, via Via, payload []byte)
 }
 
 // Mesh is everything at once.

@@ -46,11 +46,15 @@ type adverts struct {
 	ask    func(to mesh.PeerID) // sends WantAdvert
 	deny   revocations
 
+	// mute: this node is without gossip, so that hello carries its own advert only.
+	mute bool
+
 	change chan struct{} // one token: the own advert changed
 
 	mu    sync.Mutex
 	known map[mesh.PeerID]known
 	own   *peerv1.SignedAdvert
+	names map[mesh.PeerID]string          // of every node ever heard of in this life, at most maxAdverts
 	wait  map[mesh.PeerID][]chan struct{} // woken when an advert of that node comes
 }
 
@@ -69,7 +73,7 @@ type known struct {
 }
 
 func newAdverts(self mesh.PeerID, log *slog.Logger) *adverts {
-	return &adverts{self: self, log: log, change: make(chan struct{}, 1), known: map[mesh.PeerID]known{}, wait: map[mesh.PeerID][]chan struct{}{}}
+	return &adverts{self: self, log: log, change: make(chan struct{}, 1), known: map[mesh.PeerID]known{}, names: map[mesh.PeerID]string{}, wait: map[mesh.PeerID][]chan struct{}{}}
 }
 
 // set takes a changed advert of this node. It does not block.
@@ -155,6 +159,9 @@ func (a *adverts) take(s *peerv1.SignedAdvert, source scheduler.Source) {
 		}
 		a.mu.Lock()
 		a.known[id] = known{ad, s}
+		if _, ok := a.names[id]; ad.Name != "" && (ok || len(a.names) < maxAdverts) {
+			a.names[id] = ad.Name
+		}
 		a.mu.Unlock()
 	}
 	a.mu.Lock()
@@ -177,7 +184,8 @@ func (a *adverts) heard(_ mesh.PeerID, data []byte) {
 	}
 }
 
-// Local implements mesh.Hello: everything this node knows.
+// Local implements mesh.Hello: everything this node knows, or what it says of
+// itself when it is without gossip.
 func (a *adverts) Local(mesh.PeerID) []byte {
 	a.mu.Lock()
 	v := &peerv1.View{}
@@ -186,7 +194,7 @@ func (a *adverts) Local(mesh.PeerID) []byte {
 		v.Adverts = append(v.Adverts, a.own)
 	}
 	for id, k := range a.known {
-		if id == a.self {
+		if id == a.self || a.mute {
 			continue
 		}
 		if size += proto.Size(k.signed) + 8; size > maxView {
@@ -205,7 +213,7 @@ func (a *adverts) Local(mesh.PeerID) []byte {
 }
 
 // Remote implements mesh.Hello.
-func (a *adverts) Remote(_ mesh.PeerID, payload []byte) {
+func (a *adverts) Remote(_ mesh.PeerID, via mesh.Via, payload []byte) {
 	v := new(peerv1.View)
 	if proto.Unmarshal(payload, v) != nil {
 		return
@@ -215,8 +223,12 @@ func (a *adverts) Remote(_ mesh.PeerID, payload []byte) {
 			a.log.Debug("revocation refused", "err", err)
 		}
 	}
-	for _, s := range v.Adverts {
-		a.take(s, scheduler.SourceHello)
+	for i, s := range v.Adverts {
+		source := scheduler.SourceHello
+		if i == 0 && via == mesh.ViaDirectory { // a peer's own is its first
+			source = scheduler.SourceDHT
+		}
+		a.take(s, source)
 	}
 }
 
@@ -310,6 +322,11 @@ func (a *adverts) drop(id mesh.PeerID) {
 func (a *adverts) name(id mesh.PeerID) string {
 	if ad, ok := a.of(id); ok && ad.Name != "" {
 		return ad.Name
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if n := a.names[id]; n != "" { // it is down: what it said is forgotten, not its name
+		return n
 	}
 	return string(id)
 }

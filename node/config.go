@@ -3,10 +3,12 @@ package node
 import (
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	goruntime "runtime"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/beammesh/beammesh/proto/fault"
 )
@@ -15,7 +17,7 @@ import (
 const (
 	DefaultGRPC = "127.0.0.1:1993"
 	DefaultHTTP = "127.0.0.1:1994"
-	DefaultMesh = "0.0.0.0:7946"
+	DefaultMesh = "0.0.0.0:1992"
 )
 
 // Config is what a node is made from.
@@ -40,6 +42,9 @@ type Config struct {
 	// node of this machine; "" = in the data directory.
 	BaseCache string
 	DiskFloor int64 // bytes that stay free; 0 = 1 GiB
+	// OwnerGap is how long a task that is not headless goes on without a sign of
+	// the node that took it; 0 = 60 s.
+	OwnerGap time.Duration
 
 	Faults Faults // for tests only
 
@@ -59,6 +64,11 @@ func (c Config) complete() (Config, error) {
 	if c.HTTP == "" {
 		c.HTTP = DefaultHTTP
 	}
+	if len(c.Listen) == 0 && portFree(DefaultMesh) {
+		// One known port, which people can open in a firewall; a second node of
+		// the same machine takes any other, and keeps it.
+		c.Listen = []string{DefaultMesh, "[::]:1992"}
+	}
 	if c.CPUOvercommit == 0 {
 		c.CPUOvercommit = 1
 	}
@@ -75,6 +85,26 @@ func (c Config) complete() (Config, error) {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
 	return c, nil
+}
+
+func portFree(addr string) bool {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return false
+	}
+	return l.Close() == nil
+}
+
+// limits says for explanations which ways of finding nodes are switched off.
+func (c Config) limits() []string {
+	var out []string
+	if c.NoDHT {
+		out = append(out, "the DHT is off at this node: only nodes that it heard of by gossip or met are candidates")
+	}
+	if c.NoGossip {
+		out = append(out, "gossip is off at this node: it looks for nodes in the DHT")
+	}
+	return out
 }
 
 // cores and memory that this node offers.

@@ -76,7 +76,11 @@ func (i *images) Build(ctx context.Context, workspace string, s image.Spec, say 
 			// The build goes on when its first client leaves: others listen in.
 			bctx, cancel := context.WithTimeout(nctx, buildLimit)
 			defer cancel()
-			err := i.make(bctx, workspace, s, b.say)
+			make := i.make
+			if i.n.builder == nil {
+				make = i.away
+			}
+			err := make(bctx, workspace, s, b.say)
 			b.mu.Lock()
 			b.done, b.err, b.built = true, err, image.Built{ID: id, Python: "python" + s.Minor}
 			close(b.wake)
@@ -178,7 +182,7 @@ func (i *images) base(ctx context.Context, s image.Spec, say func(string)) (base
 	if err := os.MkdirAll(cache, 0o755); err != nil {
 		return baseImage{}, fmt.Errorf("make base folder: %w", err)
 	}
-	dir := filepath.Join(cache, s.Suite+"-"+s.ID()[:8])
+	dir := filepath.Join(cache, s.BaseFolder())
 	if err := i.n.bootstrap(ctx, s.Suite, dir, say); err != nil {
 		return baseImage{}, err
 	}

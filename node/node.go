@@ -24,6 +24,7 @@ import (
 	"path/filepath"
 	goruntime "runtime"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -117,6 +118,7 @@ func New(ctx context.Context, cfg Config) (*Node, error) {
 	n.ctx, n.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
 	// The mesh asks these for its handshake; they are filled in by Start.
 	n.adverts = newAdverts("", cfg.Log)
+	n.adverts.mute = cfg.NoGossip
 	n.mesh, err = libp2p.New(ctx, libp2p.Config{
 		DataDir: n.dir("mesh"), Listen: cfg.Listen, Name: cfg.Name, Version: cfg.Version,
 		NoGossip: cfg.NoGossip, NoDirectory: cfg.NoDHT, NoMDNS: cfg.NoMDNS,
@@ -287,6 +289,7 @@ func (n *Node) startMarket(context.Context) error {
 		Self: n.mesh.PeerID(), Name: n.cfg.Name, Epoch: n.store.j.Epoch(), Clock: n.clock, Dialer: n.dialer,
 		Planner: &planner{ledger: n.ledger, puller: n.puller, adverts: a, tokens: n.tokens, self: string(n.mesh.PeerID())},
 		Journal: n.store, Log: n.log, Send: n.send, Publish: n.publishOffer, Discover: a.discover, NodeName: a.name,
+		Limits: n.cfg.limits(),
 	})
 	a.seen = func(ev market.AdvertSeen) { n.owner.Step(ev) }
 	n.onClose(func() error { n.owner.Close(); return nil })
@@ -348,6 +351,7 @@ func (n *Node) startRuntime(ctx context.Context) error {
 	h := sha256.Sum256([]byte(n.mesh.PeerID() + mesh.PeerID(time.Now().String())))
 	n.boot = hex.EncodeToString(h[:8])
 	n.images = newImages(n)
+	n.dialer.Handle(protoBuild, n.serveBuild)
 	wcfg := market.WorkerConfig{Node: scheduler.NodeID(n.mesh.PeerID()), Name: n.cfg.Name, Boot: n.boot}
 	if os.Geteuid() != 0 {
 		n.notes = append(n.notes, "not root: this node takes work and serves the API, but runs no containers (start it with sudo to)")
@@ -374,7 +378,7 @@ func (n *Node) startRuntime(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	wcfg.CPUOvercommit = int64(n.cfg.CPUOvercommit)
+	wcfg.CPUOvercommit, wcfg.OwnerGap = int64(n.cfg.CPUOvercommit), n.cfg.OwnerGap
 	n.worker, err = worker.New(worker.Config{
 		Market: wcfg, Engine: n.engine, Puller: n.puller, LogDir: n.dir("logs"), Bundle: paths.Runner, Name: n.cfg.Name,
 		APIEnv: insideEnv, RunDirs: filepath.Join(state, "a"), Clock: n.clock, Log: n.log, Sockets: n.insideAPI,
@@ -422,7 +426,20 @@ func Sweep(dataDir string) error {
 	if _, err := os.Stat(filepath.Join(dataDir, "runtime")); os.IsNotExist(err) {
 		return nil
 	}
-	return containerd.Sweep(ctx, engineConfig(dataDir, stateDir(c)))
+	state := stateDir(c)
+	if err := containerd.Sweep(ctx, engineConfig(dataDir, state)); err != nil {
+		return err
+	}
+	// Sockets only are left in it; were something mounted, its files stay.
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil || strings.Contains(string(mounts), " "+state+"/") {
+		return err
+	}
+	if err := os.RemoveAll(state); err != nil {
+		return fmt.Errorf("remove the folder of sockets: %w", err)
+	}
+	_ = os.Remove(filepath.Dir(state)) // stays while other nodes have theirs in it
+	return nil
 }
 
 // insideEnv tells clients in containers where the API is: init forwards these
@@ -476,6 +493,9 @@ func (n *Node) startMesh(ctx context.Context) error {
 	for topic, fn := range map[string]func(mesh.PeerID, []byte){
 		topicAdverts: n.adverts.heard, topicOffers: n.heardOffer, topicRevocations: n.tokens.heard,
 	} {
+		if n.cfg.NoGossip {
+			break
+		}
 		cancel, err := n.mesh.Subscribe(topic, fn)
 		if err != nil {
 			return err

@@ -61,6 +61,7 @@ func (n *Node) startAPI(context.Context) error {
 		})
 		if !inside { // nothing about the node itself for code in containers
 			mux.Handle(beammeshv1connect.NewNodeServiceHandler(ad, opts...))
+			mux.Handle("/debug/pprof/", debugHandler(v))
 		}
 	}
 	n.api = api.New(n.log)

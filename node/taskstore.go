@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -183,27 +182,22 @@ func (s *taskStore) List(workspace string, limit int) ([]owner.StoredTask, error
 // Open implements owner.Journal.
 func (s *taskStore) Open() ([]owner.StoredTask, error) {
 	var out []owner.StoredTask
-	var failed error
 	err := s.j.Unfinished(func(t journal.Task) bool {
 		st := stored(t)
 		in, err := s.j.Input(t.ID)
 		if err == nil && t.ArgsRef != "" {
 			in.Args, err = s.get(t.ArgsRef)
 		}
-		if err != nil {
-			failed = errors.Join(failed, err)
-			return true
-		}
 		var sp spec
-		if err := json.Unmarshal(in.Spec, &sp); err != nil {
-			failed = errors.Join(failed, fmt.Errorf("task %s: %w", t.ID, err))
-			return true
+		if err == nil {
+			err = json.Unmarshal(in.Spec, &sp)
 		}
-		st.Args, st.Format = in.Args, sp.Format
+		// One that cannot be read must not keep the node from starting.
+		st.Args, st.Format, st.Damaged = in.Args, sp.Format, err
 		out = append(out, st)
 		return true
 	})
-	return out, errors.Join(err, failed)
+	return out, err
 }
 
 func stored(t journal.Task) owner.StoredTask {

@@ -115,6 +115,12 @@ func nodeConfig(f cli.NodeFlags) (node.Config, error) {
 			return node.Config{}, fault.Wrap(fault.Invalid, err, "unknown log level "+f.LogLevel, "debug, info, warn or error")
 		}
 	}
+	var gap time.Duration
+	if s := os.Getenv("BEAM_OWNER_GAP"); s != "" {
+		if gap, err = time.ParseDuration(s); err != nil || gap <= 0 {
+			return node.Config{}, fault.New(fault.Invalid, fmt.Sprintf("BEAM_OWNER_GAP=%s is no duration", s), "such as 60s")
+		}
+	}
 	faults, err := node.ParseFaults(os.Getenv("BEAM_TEST_CLOCK_OFFSET"), os.Getenv("BEAM_TEST_CORRUPT_BLOCKS"))
 	if err != nil {
 		return node.Config{}, err
@@ -127,7 +133,7 @@ func nodeConfig(f cli.NodeFlags) (node.Config, error) {
 		DataDir: data, Name: f.Name, Version: version, Listen: f.Listen, GRPC: f.GRPC, HTTP: f.HTTP,
 		SimulatedGPUs: strings.Join(gpus, ","), CPUs: f.CPUs, MemoryBytes: f.MemoryBytes, CPUOvercommit: f.CPUOvercommit,
 		NoGossip: f.NoGossip, NoMDNS: f.NoMDNS, NoDHT: f.NoDHT, UpstreamDNS: f.UpstreamDNS,
-		BaseCache: os.Getenv("BEAM_BASE_CACHE"), DiskFloor: f.DiskFloor, Faults: faults,
+		BaseCache: os.Getenv("BEAM_BASE_CACHE"), OwnerGap: gap, DiskFloor: f.DiskFloor, Faults: faults,
 		Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})),
 	}, nil
 }

@@ -95,7 +95,9 @@ func passControllers(dir string) error {
 // period is the kernel's usual window of a CPU quota.
 const period = 100 * time.Millisecond
 
-// setQuota gives a group cores of CPU; 0 = no limit.
+// setQuota gives a group cores of CPU; 0 = no limit. On v1 no group may have a
+// higher quota than one around it, so what runs in it now is lowered too, for
+// the rest of its life.
 func setQuota(group string, cores float64) error {
 	dir, us := cpuDir(group), period.Microseconds()
 	quota := int64(cores * float64(us))
@@ -112,8 +114,42 @@ func setQuota(group string, cores float64) error {
 			value = fmt.Sprint(quota, " ", us)
 		}
 	}
+	if cores > 0 && !unified() {
+		if err := lowerQuotas(dir, quota); err != nil {
+			return err
+		}
+	}
 	if err := os.WriteFile(filepath.Join(dir, name), []byte(value), 0o644); err != nil {
 		return fmt.Errorf("set CPU quota: %w", err)
+	}
+	return nil
+}
+
+// lowerQuotas brings every group below dir down to quota, the innermost first.
+func lowerQuotas(dir string, quota int64) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("set CPU quota: %w", err)
+	}
+	for _, e := range entries {
+		if !e.IsDir() {
+			continue
+		}
+		below := filepath.Join(dir, e.Name())
+		if err := lowerQuotas(below, quota); err != nil {
+			return err
+		}
+		file := filepath.Join(below, "cpu.cfs_quota_us")
+		b, err := os.ReadFile(file)
+		if err != nil {
+			continue // it ended meanwhile
+		}
+		if now, err := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64); err != nil || now <= quota {
+			continue // -1 = none of its own
+		}
+		if err := os.WriteFile(file, []byte(strconv.FormatInt(quota, 10)), 0o644); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("set CPU quota: %w", err)
+		}
 	}
 	return nil
 }

@@ -16,7 +16,7 @@
 // links, bridge, firewall rules, cgroups, mounts and folders. Up begins with
 // such a clean-up when it finds the remains of a mesh.
 //
-// For tests there are Kill, Start, Silence (drop every packet of a node) and
+// For tests there are Add, Kill, Stop, Start, Silence (drop every packet of a node) and
 // Throttle (a share of CPU for a node and its containers).
 //
 // It needs root, `ip` and `nft`. One mesh per Root and per Name.
@@ -57,8 +57,10 @@ type Options struct {
 	GPUs          string
 	CPUOvercommit float64         // 0 = 4: the nodes share few cores
 	Throttle      map[int]float64 // node → share of its cores, 0..1
-	NodeArgs      []string        // added to every node's command line
-	NodeEnv       []string        // added to every node's environment
+	// NodeArgs are added to every node's command line, with the bridge's address
+	// for GatewayArg.
+	NodeArgs []string
+	NodeEnv  []string // added to every node's environment
 	// EnvOf is added to the environment of one node, by its number.
 	EnvOf        map[int][]string
 	Binary       string        // program to run, "" = this one
@@ -67,6 +69,9 @@ type Options struct {
 	// see DownOptions. Used when Up has to clean up.
 	Sweep Sweep
 }
+
+// GatewayArg stands in NodeArgs for the address under which nodes reach the host.
+const GatewayArg = "{gateway}"
 
 // Sweep is given by the program: it removes what the runtime of the node with
 // this data directory left on the machine. It runs after the node's processes

@@ -189,7 +189,8 @@ func TestOutsideIsReachedPastAForeignFirewall(t *testing.T) {
 		t.Fatal(err)
 	}
 	out, err := tool(ctx, "", "", "nft", "list", "table", "inet", foreign)
-	if err != nil || strings.Contains(out, "accept") {
+	// Rules that let other nodes of this machine through are not ours to look at.
+	if err != nil || strings.Contains(out, m.Bridge) {
 		t.Fatalf("the foreign firewall is not as it was: %v\n%s", err, out)
 	}
 }

@@ -91,30 +91,12 @@ func (m *Mesh) makeNetwork(ctx context.Context) error {
 		fmt.Sprintf("addr add %s/%d dev %s", gateway(m.Subnet), m.Subnet.Bits(), m.Bridge),
 		"link set " + m.Bridge + " up",
 	}
-	for _, n := range m.Nodes {
-		if _, err := tool(ctx, "", "", "ip", "netns", "add", n.NetNS); err != nil {
-			return netErr(err)
-		}
-		cmds = append(cmds,
-			"link add "+n.Veth+" type veth peer name eth0 netns "+n.NetNS,
-			"link set "+n.Veth+" master "+m.Bridge+" up",
-		)
-	}
 	if _, err := tool(ctx, "", strings.Join(cmds, "\n")+"\n", "ip", "-batch", "-"); err != nil {
 		return netErr(err)
 	}
 	for _, n := range m.Nodes {
-		in := strings.Join([]string{
-			"link set lo up",
-			fmt.Sprintf("addr add %s/%d dev eth0", n.Addr, m.Subnet.Bits()),
-			"link set eth0 up",
-			"route add default via " + gateway(m.Subnet).String(),
-		}, "\n") + "\n"
-		if _, err := tool(ctx, n.NetNS, in, "ip", "-batch", "-"); err != nil {
-			return netErr(err)
-		}
-		if err := m.redirectLocalDNS(ctx, n); err != nil {
-			return netErr(err)
+		if err := m.plug(ctx, n); err != nil {
+			return err
 		}
 	}
 	if err := os.WriteFile("/proc/sys/net/ipv4/conf/"+m.Bridge+"/route_localnet", []byte("1"), 0o644); err != nil {
@@ -124,6 +106,31 @@ func (m *Mesh) makeNetwork(ctx context.Context) error {
 		return netErr(err)
 	}
 	return m.makeRules(ctx)
+}
+
+// plug makes a node's namespace and joins it to the bridge.
+func (m *Mesh) plug(ctx context.Context, n *Node) error {
+	if _, err := tool(ctx, "", "", "ip", "netns", "add", n.NetNS); err != nil {
+		return netErr(err)
+	}
+	out := "link add " + n.Veth + " type veth peer name eth0 netns " + n.NetNS + "\n" +
+		"link set " + n.Veth + " master " + m.Bridge + " up\n"
+	if _, err := tool(ctx, "", out, "ip", "-batch", "-"); err != nil {
+		return netErr(err)
+	}
+	in := strings.Join([]string{
+		"link set lo up",
+		fmt.Sprintf("addr add %s/%d dev eth0", n.Addr, m.Subnet.Bits()),
+		"link set eth0 up",
+		"route add default via " + gateway(m.Subnet).String(),
+	}, "\n") + "\n"
+	if _, err := tool(ctx, n.NetNS, in, "ip", "-batch", "-"); err != nil {
+		return netErr(err)
+	}
+	if err := m.redirectLocalDNS(ctx, n); err != nil {
+		return netErr(err)
+	}
+	return nil
 }
 
 const ipForward = "/proc/sys/net/ipv4/ip_forward"

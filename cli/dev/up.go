@@ -126,28 +126,70 @@ func plan(ctx context.Context, o Options) (*Mesh, error) {
 	}
 	cores := max(runtime.NumCPU()/o.Nodes, 1)
 	for i := 1; i <= o.Nodes; i++ {
-		n := &Node{
-			Index: i, Name: fmt.Sprint("node", i), Dir: filepath.Join(o.Root, fmt.Sprint("node", i)),
-			Log:   filepath.Join(o.Root, fmt.Sprintf("node%d.log", i)),
-			NetNS: fmt.Sprint(o.Name, "-", i), Veth: fmt.Sprint(o.Name, "v", i),
-			Addr: nodeAddr(m.Subnet, i), Cgroup: fmt.Sprintf("/beam-dev/%s/node%d", o.Name, i),
-			GPUs: gpus[i-1], CPUs: float64(cores),
-		}
-		n.Env = slices.Concat([]string{"BEAM_CGROUP_PARENT=" + n.Cgroup}, o.NodeEnv, o.EnvOf[i])
-		n.Args = []string{
-			"--data", n.Dir, "--name", n.Name,
-			"--listen", fmt.Sprint(n.Addr, ":", meshPort),
-			"--grpc", fmt.Sprint(n.Addr, ":", grpcPort), "--http", fmt.Sprint(n.Addr, ":", httpPort),
-			"--cpus", strconv.Itoa(cores), "--memory", strconv.FormatInt(memory/int64(o.Nodes), 10),
-			"--cpu-overcommit", strconv.FormatFloat(o.CPUOvercommit, 'g', -1, 64),
-		}
-		if n.GPUs != "" {
-			n.Args = append(n.Args, "--simulate-gpus", n.GPUs)
-		}
-		n.Args = append(n.Args, o.NodeArgs...)
-		m.Nodes = append(m.Nodes, n)
+		m.Nodes = append(m.Nodes, m.planNode(o, i, gpus[i-1], cores, memory/int64(o.Nodes)))
 	}
 	return m, nil
+}
+
+// planNode decides the names and the share of one node.
+func (m *Mesh) planNode(o Options, i int, gpus string, cores int, memory int64) *Node {
+	n := &Node{
+		Index: i, Name: fmt.Sprint("node", i), Dir: filepath.Join(o.Root, fmt.Sprint("node", i)),
+		Log:   filepath.Join(o.Root, fmt.Sprintf("node%d.log", i)),
+		NetNS: fmt.Sprint(o.Name, "-", i), Veth: fmt.Sprint(o.Name, "v", i),
+		Addr: nodeAddr(m.Subnet, i), Cgroup: fmt.Sprintf("/beam-dev/%s/node%d", o.Name, i),
+		GPUs: gpus, CPUs: float64(cores),
+	}
+	n.Env = slices.Concat([]string{"BEAM_CGROUP_PARENT=" + n.Cgroup}, o.NodeEnv, o.EnvOf[i])
+	n.Args = []string{
+		"--data", n.Dir, "--name", n.Name,
+		"--listen", fmt.Sprint(n.Addr, ":", meshPort),
+		"--grpc", fmt.Sprint(n.Addr, ":", grpcPort), "--http", fmt.Sprint(n.Addr, ":", httpPort),
+		"--cpus", strconv.Itoa(cores), "--memory", strconv.FormatInt(memory, 10),
+		"--cpu-overcommit", strconv.FormatFloat(o.CPUOvercommit, 'g', -1, 64),
+	}
+	if n.GPUs != "" {
+		n.Args = append(n.Args, "--simulate-gpus", n.GPUs)
+	}
+	for _, a := range o.NodeArgs {
+		n.Args = append(n.Args, strings.ReplaceAll(a, GatewayArg, gateway(m.Subnet).String()))
+	}
+	return n
+}
+
+// Add lets one more node join a mesh that is up and returns when it is ready. o
+// has the options the mesh was made with; GPUs are all the new node's.
+func Add(ctx context.Context, o Options) (*Node, error) {
+	o.Nodes = max(o.Nodes, 1)
+	o, err := o.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	var n *Node
+	err = with(o.Root, 1, func(m *Mesh, first *Node) error {
+		i := len(m.Nodes) + 1
+		if i > MaxNodes {
+			return fault.Newf(fault.Invalid, "a dev mesh has at most %d nodes", MaxNodes)
+		}
+		memory, err := hostMemory()
+		if err != nil {
+			return err
+		}
+		n = m.planNode(o, i, o.GPUs, int(first.CPUs), memory/int64(i))
+		// On disk before it is made, so that Down finds it.
+		if err := m.locked(func() error { m.Nodes = append(m.Nodes, n); return nil }); err != nil {
+			return err
+		}
+		if err := m.plug(ctx, n); err != nil {
+			return err
+		}
+		ticket, err := m.invite(ctx)
+		if err != nil {
+			return err
+		}
+		return m.startNode(ctx, n, o.ReadyTimeout, "join", ticket)
+	})
+	return n, err
 }
 
 // loopbackPort gives 127.0.0.1:want, or another free port when something of

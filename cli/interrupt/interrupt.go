@@ -11,10 +11,15 @@ package interrupt
 import (
 	"context"
 	"os"
+	"time"
 )
 
-// Context gives a context that ends with the first signal; the second one
-// calls now. After stop, which may be called twice and waits for the watching
+// same is how soon after the first a signal still counts as the same wish:
+// tools such as timeout(1) send one to the process and one to its group.
+const same = 250 * time.Millisecond
+
+// Context gives a context that ends with the first signal; a second one, not
+// within a quarter of a second, calls now. After stop, which may be called twice and waits for the watching
 // goroutine, signals do nothing.
 func Context(parent context.Context, signals <-chan os.Signal, now func()) (ctx context.Context, stop func()) {
 	ctx, cancel := context.WithCancel(parent)
@@ -22,11 +27,19 @@ func Context(parent context.Context, signals <-chan os.Signal, now func()) (ctx 
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		for _, act := range []func(){cancel, now} {
+		var first time.Time
+		for {
 			select {
 			case <-signals:
-				act()
 			case <-quit.Done():
+				return
+			}
+			switch {
+			case first.IsZero():
+				first = time.Now()
+				cancel()
+			case time.Since(first) >= same:
+				now()
 				return
 			}
 		}

@@ -5,6 +5,7 @@ import (
 	"os"
 	"testing"
 	"testing/synctest"
+	"time"
 )
 
 func TestFirstEndsInOrderSecondAtOnce(t *testing.T) {
@@ -22,6 +23,12 @@ func TestFirstEndsInOrderSecondAtOnce(t *testing.T) {
 		if ctx.Err() != context.Canceled || ended {
 			t.Fatalf("after one signal: ctx %v, ended %v", ctx.Err(), ended)
 		}
+		signals <- os.Interrupt
+		synctest.Wait()
+		if ended {
+			t.Fatal("a signal that came twice at once ended the process")
+		}
+		time.Sleep(same)
 		signals <- os.Interrupt
 		synctest.Wait()
 		if !ended {

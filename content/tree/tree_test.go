@@ -117,7 +117,7 @@ func random(n int) string {
 func needRoot(t testing.TB) {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		t.Skip("needs root: owners and device nodes")
+		t.Skip("needs root")
 	}
 }
 

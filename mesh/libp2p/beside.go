@@ -220,7 +220,8 @@ func (m *Mesh) addBeside(p mesh.PeerID, name string, t *beside) {
 	defer cancel()
 	before := len(m.gate.links(p, true))
 	known, _ := m.table.get(p)
-	err := t.dial(ctx, mustPeer(p), parseAddrs(known.Addrs))
+	addrs := append(parseAddrs(known.Addrs), m.host.Peerstore().Addrs(mustPeer(p))...)
+	err := t.dial(ctx, mustPeer(p), ma.Unique(addrs))
 	for err == nil && len(m.gate.links(p, true)) <= before {
 		moved := m.gate.changes()
 		if len(m.gate.links(p, true)) > before {

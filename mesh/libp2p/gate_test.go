@@ -38,7 +38,7 @@ func stranger(t *testing.T, opts ...golibp2p.Option) host.Host {
 
 func connect(t *testing.T, h host.Host, m *Mesh) {
 	t.Helper()
-	if err := h.Connect(timeout(t), peer.AddrInfo{ID: m.host.ID(), Addrs: m.host.Addrs()}); err != nil {
+	if err := h.Connect(timeout(t), peer.AddrInfo{ID: m.host.ID(), Addrs: m.addrs()}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -191,7 +191,7 @@ func (h *hook) Local(to mesh.PeerID) []byte {
 	return []byte("advert")
 }
 
-func (h *hook) Remote(mesh.PeerID, []byte) {}
+func (h *hook) Remote(mesh.PeerID, mesh.Via, []byte) {}
 
 func (h *hook) told() map[mesh.PeerID]bool {
 	h.mu.Lock()
@@ -222,7 +222,7 @@ func TestDialledStrangerGetsNoPayload(t *testing.T) {
 		greeted <- &g
 	})
 	addr := h.Addrs()[0].String()
-	m.table.learn(mesh.PeerID(h.ID().String()), "liar", "own", []string{addr}, time.Now())
+	m.table.learn(mesh.PeerID(h.ID().String()), "liar", "own", []string{addr}, mesh.ViaMember, time.Now())
 	select {
 	case g := <-greeted:
 		if g.Refusal == nil || g.Payload != nil || len(g.Members) > 0 {

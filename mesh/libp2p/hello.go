@@ -14,7 +14,6 @@ import (
 	"github.com/beammesh/beammesh/mesh"
 	"github.com/beammesh/beammesh/mesh/membership"
 	peerv1 "github.com/beammesh/beammesh/proto/beammesh/peer/v1"
-	"github.com/beammesh/beammesh/proto/fault"
 )
 
 // The protocols a stranger may open, beside identify and ping.
@@ -61,7 +60,11 @@ func (m *Mesh) connected(c network.Conn) *link {
 
 func (m *Mesh) disconnected(c network.Conn) {
 	l, last := m.gate.drop(c)
-	if l == nil || !last || m.ctx.Err() != nil {
+	if l == nil || m.ctx.Err() != nil {
+		return
+	}
+	if !last {
+		m.spawn(func() { m.suspect(l.peer) })
 		return
 	}
 	m.spawn(func() { m.lost(l.peer, "the connection broke") })
@@ -125,8 +128,7 @@ func (m *Mesh) sayHello(l *link) (err error) {
 	if err := m.take(g); err != nil {
 		return err
 	}
-	m.welcome(l, t, g)
-	return nil
+	return m.welcome(l, t, g)
 }
 
 // finish ends a stream of ours: Close after a good exchange, which lets the
@@ -189,7 +191,9 @@ func (m *Mesh) answerHello(l *link, s network.Stream) error {
 		return err
 	}
 	greeting := m.ownGreeting(l.peer)
-	m.welcome(l, t, g)
+	if err := m.welcome(l, t, g); err != nil {
+		return err
+	}
 	return writeFrame(s, greeting, maxGreetingFrame)
 }
 
@@ -217,83 +221,6 @@ func (m *Mesh) ownGreeting(to mesh.PeerID) *peerv1.Greeting {
 	return g
 }
 
-// judge decides whether the peer may come in.
-func (m *Mesh) judge(l *link, t *theirs) *peerv1.Refusal {
-	h := t.hello
-	if len(h.Protocols) > maxProtocols || len(h.Features) > maxFeatures || len(h.Name) > maxName || len(h.BootId) > 64 || len(h.Version) > 64 {
-		return refusal(fault.Invalid, "hello is out of bounds", "update the older of the two machines")
-	}
-	c := m.credentials()
-	var err error
-	if t.member, err = membership.Verify(c.root, h.Chain, l.peer, m.cfg.Clock()); err != nil {
-		switch {
-		case errors.Is(err, membership.ErrExpired):
-			return refusal(fault.Expired, "the membership expired", "the node renews it by itself at any issuer of the mesh; if the clock of the machine is wrong, set it")
-		case errors.Is(err, membership.ErrNotYetValid):
-			return refusal(fault.Unauthorized, err.Error(), "set the clock of both machines, for example with NTP")
-		}
-		return refusal(fault.Unauthorized, err.Error(), "join with a ticket: 'beam node join <ticket>'")
-	}
-	if reason, denied := m.cfg.Deny(l.peer); denied {
-		return refusal(fault.Forbidden, "denied: "+reason, "ask the owner of the mesh")
-	}
-	if where, twice := m.livesElsewhere(l, h.BootId); twice {
-		return refusal(fault.Conflict, "this identity already runs at "+where,
-			"stop one of the two; to make a copied machine a new one, remove identity.key from its data directory and join with a new ticket")
-	}
-	return nil
-}
-
-// livesElsewhere says whether another process with l's identity answers right
-// now. A process that was killed and started again looks the same until its old
-// connections are asked.
-func (m *Mesh) livesElsewhere(l *link, boot string) (where string, twice bool) {
-	if l.peer == m.self {
-		return "the machine you asked", true
-	}
-	var stale []*link
-	for _, o := range m.gate.links(l.peer, true) {
-		if o == l || o.boot == boot {
-			continue
-		}
-		if m.answers(o) {
-			return o.conn.RemoteMultiaddr().String(), true
-		}
-		stale = append(stale, o)
-	}
-	if len(stale) > 0 {
-		m.table.down(l.peer, restarted, m.cfg.Clock())
-		for _, o := range stale {
-			m.gate.drop(o.conn)
-			o.conn.Close()
-		}
-	}
-	return "", false
-}
-
-// refuse records that we turned a peer away.
-func (m *Mesh) refuse(l *link, t *theirs, no *peerv1.Refusal) error {
-	if t.member.Peer != "" { // strangers are no event: anybody could flood the watchers
-		m.table.refused(mesh.Member{ID: l.peer, Name: t.hello.Name, Tier: t.member.Tier, Version: t.hello.Version}, no.Message)
-		m.log.Warn("refused a member", "peer", l.peer, "addr", l.conn.RemoteMultiaddr(), "reason", no.Message)
-	}
-	return &refusedError{here: true, fault: fault.New(fault.Code(no.Code), no.Message, no.Hint)}
-}
-
-// refusedBy records that a peer turned us away.
-func (m *Mesh) refusedBy(l *link, h *peerv1.Hello, no *peerv1.Refusal) error {
-	if no == nil {
-		return nil
-	}
-	f := fault.New(fault.Code(clip(no.Code, 64)), clip(no.Message, 512), clip(no.Hint, 512))
-	m.table.refused(mesh.Member{ID: l.peer, Name: clip(h.Name, maxName)}, "it refused us: "+f.Message)
-	m.log.Warn("a peer refused this node", "peer", l.peer, "reason", f.Message, "hint", f.Hint)
-	if f.Code == fault.Expired {
-		m.certifyNow()
-	}
-	return &refusedError{fault: f}
-}
-
 // take checks a greeting and learns the members it names.
 func (m *Mesh) take(g *peerv1.Greeting) error {
 	if len(g.Payload) > maxPayload || len(g.Members) > maxRecords {
@@ -303,35 +230,60 @@ func (m *Mesh) take(g *peerv1.Greeting) error {
 }
 
 // welcome makes the connection's peer a connected member.
-func (m *Mesh) welcome(l *link, t *theirs, g *peerv1.Greeting) {
+func (m *Mesh) welcome(l *link, t *theirs, g *peerv1.Greeting) error {
+	ctx, cancel := context.WithTimeout(m.ctx, helloTimeout)
+	defer cancel()
+	p, err := openPing(ctx, l.conn) // now: product streams may use up what the transport allows
+	if err != nil {
+		return err
+	}
 	m.learn(g.Members)
+	via := m.howMet(l)
 	if m.cfg.Hello != nil {
-		m.cfg.Hello.Remote(l.peer, g.Payload)
+		m.cfg.Hello.Remote(l.peer, via, g.Payload)
 	}
 	if !m.gate.prove(l, t.hello.BootId, t.member.NotAfter) {
-		return // closed meanwhile
+		p.s.Reset()
+		return errors.New("the connection closed during hello")
 	}
+	m.spawn(func() { m.keepAlive(l, p) })
 	addrs := decodeAddrs(t.hello.Addrs)
 	if l.dialer {
 		addrs = mergeAddrs([]string{l.conn.RemoteMultiaddr().String()}, addrs) // it worked from here
 	}
 	m.table.up(mesh.Member{ID: l.peer, Name: t.hello.Name, Tier: t.member.Tier, Connected: true, Path: mesh.PathDirect, Addrs: addrs,
-		RTT: t.rtt, ClockSkew: t.skew, Version: t.hello.Version, Features: t.hello.Features, BootID: t.hello.BootId, LastSeen: m.cfg.Clock()})
+		RTT: t.rtt, ClockSkew: t.skew, Version: t.hello.Version, Features: t.hello.Features, BootID: t.hello.BootId, LastSeen: m.cfg.Clock(), Via: via})
 	if !m.gate.member(l.peer) {
 		// It broke between prove and up, when there was nobody to take down yet.
 		m.spawn(func() { m.lost(l.peer, "the connection broke") })
-		return
+		return nil
 	}
 	m.dir.memberUp(mustPeer(l.peer), slices.Contains(t.hello.Features, featDirectory))
 	if slices.Contains(t.hello.Features, featRoot) {
 		m.certifyNow()
 	}
-	m.spawn(func() { m.keepAlive(l) })
 	m.log.Info("member connected", "peer", l.peer, "name", t.hello.Name, "addr", l.conn.RemoteMultiaddr(), "rtt", t.rtt, "skew", t.skew)
+	return nil
 }
 
-// records are the members we tell others about.
+// howMet says how the peer of a link was found. Besides us only the directory
+// dials, and it dials peers that nobody told us of. One that nobody could have
+// told of us has it from there too.
+func (m *Mesh) howMet(l *link) mesh.Via {
+	via, known := m.table.via(l.peer)
+	alone := m.cfg.NoGossip && m.cfg.NoMDNS && !m.cfg.NoDirectory
+	if !known && (l.dialer || alone) {
+		return mesh.ViaDirectory
+	}
+	return via
+}
+
+// records are the members we tell others about: that is gossip too, so a node
+// without gossip names none.
 func (m *Mesh) records(to mesh.PeerID) []*peerv1.PeerRecord {
+	if m.cfg.NoGossip {
+		return nil
+	}
 	var out []*peerv1.PeerRecord
 	members := m.table.list()
 	slices.SortStableFunc(members, func(a, b mesh.Member) int { // connected ones first
@@ -362,33 +314,8 @@ func (m *Mesh) learn(in []*peerv1.PeerRecord) {
 		if len(r.Key) != 32 || len(r.Name) > maxName || (r.Tier != "" && !membership.ValidTier(r.Tier)) {
 			continue
 		}
-		m.table.learn(membership.PeerOf(r.Key), r.Name, r.Tier, decodeAddrs(r.Addrs), m.cfg.Clock())
+		m.table.learn(membership.PeerOf(r.Key), r.Name, r.Tier, decodeAddrs(r.Addrs), mesh.ViaMember, m.cfg.Clock())
 	}
-}
-
-func refusal(code fault.Code, message, hint string) *peerv1.Refusal {
-	return &peerv1.Refusal{Code: string(code), Message: message, Hint: hint}
-}
-
-// refusedError ends a hello; here says that we refused.
-type refusedError struct {
-	here  bool
-	fault *fault.Error
-}
-
-func (e *refusedError) Error() string { return e.fault.Error() }
-func (e *refusedError) Unwrap() error { return e.fault }
-
-// expiredHere: the other side holds our certificate for expired.
-func expiredHere(err error) bool {
-	var r *refusedError
-	return errors.As(err, &r) && !r.here && r.fault.Code == fault.Expired
-}
-
-// expiredThere: we hold the other side's certificate for expired.
-func expiredThere(err error) bool {
-	var r *refusedError
-	return errors.As(err, &r) && r.here && r.fault.Code == fault.Expired
 }
 
 func clip(s string, n int) string {

@@ -195,27 +195,33 @@ func addrPort(a ma.Multiaddr) (netip.AddrPort, bool) {
 type ifaces struct {
 	mu     sync.Mutex
 	at     time.Time
-	barred map[netip.Addr]bool
+	barred map[netip.Addr]bool // every local address: whether it must stay here
 }
 
 const ifacesFresh = 5 * time.Second
 
-func (c *ifaces) blocked(use func(net.Interface) bool) map[netip.Addr]bool {
+// blocked judges the local addresses. Those of own that it has not seen yet
+// make it look again: the node's bridge comes up right before it announces.
+func (c *ifaces) blocked(use func(net.Interface) bool, own []netip.Addr) map[netip.Addr]bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.barred != nil && time.Since(c.at) < ifacesFresh {
+	fresh := c.barred != nil && time.Since(c.at) < ifacesFresh
+	for _, ip := range own {
+		if _, known := c.barred[ip]; !known && !ip.IsUnspecified() {
+			fresh = false
+		}
+	}
+	if fresh {
 		return c.barred
 	}
 	barred := map[netip.Addr]bool{}
 	all, _ := net.Interfaces()
 	for _, i := range all {
-		if use(i) {
-			continue
-		}
 		addrs, _ := i.Addrs()
 		for _, a := range addrs {
 			if p, err := netip.ParsePrefix(a.String()); err == nil {
-				barred[p.Addr().Unmap()] = true
+				ip := p.Addr().Unmap()
+				barred[ip] = barred[ip] || !use(i)
 			}
 		}
 	}
@@ -227,12 +233,18 @@ func (c *ifaces) blocked(use func(net.Interface) bool) map[netip.Addr]bool {
 // barred interfaces never leave; loopback and link-local ones only when there
 // is nothing else (a mesh on one machine without a network).
 func (m *Mesh) announced(own []ma.Multiaddr) []ma.Multiaddr {
-	barred := m.ifaces.blocked(m.cfg.Interface)
+	var ips []netip.Addr
+	for _, a := range own {
+		if ap, ok := addrPort(a); ok {
+			ips = append(ips, ap.Addr().Unmap().WithZone(""))
+		}
+	}
+	barred := m.ifaces.blocked(m.cfg.Interface, ips)
 	var good, local []ma.Multiaddr
 	for _, a := range own {
 		ap, ok := addrPort(a)
 		switch ip := ap.Addr().Unmap(); {
-		case !ok || ip.IsUnspecified() || barred[ip]:
+		case !ok || ip.IsUnspecified() || barred[ip.WithZone("")]:
 		case ip.IsLoopback() || ip.IsLinkLocalUnicast():
 			local = append(local, a)
 		default:
@@ -258,10 +270,22 @@ func (m *Mesh) announced(own []ma.Multiaddr) []ma.Multiaddr {
 	return ma.Unique(good)
 }
 
-// addrTexts and addrBytes are the host's announced addresses, bounded.
+// addrs are our announced addresses right now. The host's own list follows a
+// moment after listening begins, too late for the first hello.
+func (m *Mesh) addrs() []ma.Multiaddr {
+	type listener interface {
+		InterfaceListenAddresses() ([]ma.Multiaddr, error)
+	}
+	own, err := m.host.Network().(listener).InterfaceListenAddresses()
+	if err != nil {
+		m.log.Warn("cannot list own addresses", "err", err)
+	}
+	return m.announced(own)
+}
+
 func (m *Mesh) addrTexts(limit int) []string {
 	var out []string
-	for _, a := range m.host.Addrs() {
+	for _, a := range m.addrs() {
 		if len(out) < limit {
 			out = append(out, a.String())
 		}

@@ -93,7 +93,7 @@ func (m *Mesh) Join(ctx context.Context, ticket string) error {
 			return fault.Wrap(fault.Unauthorized, err, "the issuer's certificate is not valid", "make a new ticket with 'beam node invite'")
 		}
 	}
-	m.table.learn(t.Issuer, "", membership.Own, t.Addrs, now)
+	m.table.learn(t.Issuer, "", membership.Own, t.Addrs, mesh.ViaTicket, now)
 	m.learn(resp.Members)
 	m.table.proveAll() // the issuer vouches for its list: it must survive a restart
 	if err := m.saveTable(); err != nil {
@@ -192,6 +192,7 @@ func (m *Mesh) grant(from mesh.PeerID, req *peerv1.JoinRequest) (*peerv1.JoinRes
 		if row.Tier == membership.Own && c.secret != nil {
 			resp.Issuer = m.delegate(c, key, now)
 		}
+		m.table.admitted(from)
 		m.log.Info("admitted a machine", "peer", from, "name", clip(k.Redeem.Name, maxName), "tier", row.Tier)
 		return resp, nil
 	case *peerv1.JoinRequest_Renew:

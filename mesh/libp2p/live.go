@@ -26,25 +26,21 @@ const answerWait = 2 * time.Second
 const pingStreamLife = 20 * time.Second
 
 // pinger is one ping stream of one connection.
-type pinger struct{ s network.Stream }
+type pinger struct {
+	s  network.Stream
+	rw io.ReadWriter // negotiates with the first ping
+}
 
 func openPing(ctx context.Context, c network.Conn) (*pinger, error) {
 	s, err := c.NewStream(ctx)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("open ping: %w", err)
 	}
 	if err := s.SetProtocol(ping.ID); err != nil {
 		s.Reset()
-		return nil, err
+		return nil, fmt.Errorf("open ping: %w", err)
 	}
-	if d, ok := ctx.Deadline(); ok {
-		s.SetDeadline(d)
-	}
-	if err := msmux.SelectProtoOrFail(ping.ID, s); err != nil {
-		s.Reset()
-		return nil, err
-	}
-	return &pinger{s}, nil
+	return &pinger{s, msmux.NewMSSelect(s, ping.ID)}, nil
 }
 
 // once sends one ping and waits for its echo.
@@ -53,10 +49,10 @@ func (p *pinger) once(until time.Time) (time.Duration, error) {
 	var out, in [ping.PingSize]byte
 	rand.Read(out[:])
 	sent := time.Now()
-	if _, err := p.s.Write(out[:]); err != nil {
+	if _, err := p.rw.Write(out[:]); err != nil {
 		return 0, err
 	}
-	if _, err := io.ReadFull(p.s, in[:]); err != nil {
+	if _, err := io.ReadFull(p.rw, in[:]); err != nil {
 		return 0, err
 	}
 	if !bytes.Equal(in[:], out[:]) {
@@ -66,16 +62,31 @@ func (p *pinger) once(until time.Time) (time.Duration, error) {
 }
 
 // answers asks one connection whether its peer still lives.
-func (m *Mesh) answers(l *link) bool {
-	ctx, cancel := context.WithTimeout(m.ctx, answerWait)
+func (m *Mesh) answers(l *link) bool { return m.answersWithin(l, answerWait) }
+
+func (m *Mesh) answersWithin(l *link, wait time.Duration) bool {
+	ctx, cancel := context.WithTimeout(m.ctx, wait)
 	defer cancel()
 	p, err := openPing(ctx, l.conn)
 	if err != nil {
 		return false
 	}
 	defer p.s.Reset()
-	_, err = p.once(time.Now().Add(answerWait))
+	_, err = p.once(time.Now().Add(wait))
 	return err == nil
+}
+
+// suspect asks a peer's other connections after one of them broke: a process
+// that was killed leaves a TCP connection at once and says nothing on QUIC.
+func (m *Mesh) suspect(p mesh.PeerID) {
+	for _, l := range m.gate.links(p, true) {
+		m.spawn(func() {
+			if !m.answersWithin(l, m.cfg.RedialWait) && m.ctx.Err() == nil {
+				m.log.Debug("connection does not answer after another one broke", "peer", p, "addr", l.conn.RemoteMultiaddr())
+				l.conn.Close()
+			}
+		})
+	}
 }
 
 // keepAlive pings one proven connection until it ends, and ends it when the
@@ -83,16 +94,10 @@ func (m *Mesh) answers(l *link) bool {
 // (one re-dial, then MemberDown) is lost's.
 //
 //	pong ── PingEvery ──► ping ── no pong until SilentAfter since the last ──► close
-func (m *Mesh) keepAlive(l *link) {
+func (m *Mesh) keepAlive(l *link, p *pinger) {
 	defer l.conn.Close()
-	last := time.Now()
-	ctx, cancel := context.WithDeadline(m.ctx, last.Add(m.cfg.SilentAfter))
-	p, err := openPing(ctx, l.conn)
-	cancel()
-	if err != nil {
-		return
-	}
 	defer func() { p.s.Reset() }()
+	last := time.Now()
 	opened := last
 	tick := time.NewTimer(m.cfg.PingEvery)
 	defer tick.Stop()

@@ -292,7 +292,7 @@ func TestRestartIsNoDoubleIdentity(t *testing.T) {
 	for _, a := range founder.host.Network().ListenAddresses() {
 		direct = append(direct, a.String())
 	}
-	again.table.learn(founder.PeerID(), "founder", membership.Own, direct, time.Now())
+	again.table.learn(founder.PeerID(), "founder", membership.Own, direct, mesh.ViaTicket, time.Now())
 	started(t, again, nil)
 	at.Await(t, "MemberDown", func(e mesh.Event) bool { return e.Type == mesh.MemberDown && e.Reason == restarted })
 	at.Await(t, "MemberUp", func(e mesh.Event) bool { return e.Type == mesh.MemberUp && e.Member.BootID == again.boot })

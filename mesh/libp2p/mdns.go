@@ -117,7 +117,7 @@ func (m *Mesh) mdnsRun(ctx context.Context, ifs []net.Interface) (stop func()) {
 
 // mdnsTexts are our TXT records and plain addresses.
 func (m *Mesh) mdnsTexts() (texts, ips []string) {
-	for _, a := range m.host.Addrs() {
+	for _, a := range m.addrs() {
 		ap, ok := addrPort(a)
 		if t := mdnsText + a.String() + "/p2p/" + string(m.self); ok && len(t) <= maxText && len(texts) < maxRecord {
 			texts = append(texts, t)
@@ -152,7 +152,7 @@ func (m *Mesh) mdnsFound(texts []string) {
 	}
 	for p, addrs := range found {
 		if p != m.self {
-			m.table.learn(p, "", "", addrs, m.cfg.Clock())
+			m.table.learn(p, "", "", addrs, mesh.ViaMDNS, m.cfg.Clock())
 			m.table.retry(p, m.cfg.Clock())
 		}
 	}

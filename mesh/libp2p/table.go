@@ -19,6 +19,7 @@ type table struct {
 
 	mu       sync.Mutex
 	self     mesh.Member
+	admits   map[mesh.PeerID]bool // redeemed a ticket here and did not say hello yet; at most maxAdmits
 	rows     map[mesh.PeerID]*row
 	watchers map[*watcher]struct{}
 	closed   bool
@@ -51,7 +52,7 @@ const (
 )
 
 func newTable(self mesh.Member) *table {
-	return &table{saveSoon: make(chan struct{}, 1), dialSoon: make(chan struct{}, 1), self: self, rows: map[mesh.PeerID]*row{}, watchers: map[*watcher]struct{}{}}
+	return &table{saveSoon: make(chan struct{}, 1), dialSoon: make(chan struct{}, 1), self: self, admits: map[mesh.PeerID]bool{}, rows: map[mesh.PeerID]*row{}, watchers: map[*watcher]struct{}{}}
 }
 
 func (t *table) touch() {
@@ -83,6 +84,10 @@ func (t *table) up(m mesh.Member) {
 		was = false
 	}
 	m.Addrs = mergeAddrs(m.Addrs, r.m.Addrs)
+	if m.Via == mesh.ViaUnknown {
+		m.Via = r.m.Via
+	}
+	delete(t.admits, m.ID)
 	if m.RTT == 0 {
 		m.RTT = r.m.RTT
 	}
@@ -124,9 +129,8 @@ func (t *table) refused(m mesh.Member, reason string) {
 	t.emitLocked(mesh.Event{Type: mesh.MemberRefused, Member: m, Reason: reason})
 }
 
-// learn adds what another member says of a peer. It reports whether the peer
-// was new.
-func (t *table) learn(id mesh.PeerID, name, tier string, addrs []string, now time.Time) {
+// learn adds a peer that was found somewhere, or addresses of one that is known.
+func (t *table) learn(id mesh.PeerID, name, tier string, addrs []string, via mesh.Via, now time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if id == t.self.ID || len(addrs) == 0 {
@@ -141,8 +145,34 @@ func (t *table) learn(id mesh.PeerID, name, tier string, addrs []string, now tim
 	if len(t.rows) >= maxMembers && !t.evictHearsayLocked() {
 		return
 	}
-	t.rows[id] = &row{m: mesh.Member{ID: id, Name: name, Tier: tier, Path: mesh.PathNone, Addrs: mergeAddrs(addrs, nil), LastSeen: now}, next: now, since: now}
+	t.rows[id] = &row{m: mesh.Member{ID: id, Name: name, Tier: tier, Path: mesh.PathNone, Addrs: mergeAddrs(addrs, nil), LastSeen: now, Via: via}, next: now, since: now}
 	t.touch()
+}
+
+// maxAdmits bounds the machines that redeemed a ticket and never came.
+const maxAdmits = 256
+
+// admitted notes that a machine has just redeemed a ticket here.
+func (t *table) admitted(id mesh.PeerID) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.admits) >= maxAdmits {
+		clear(t.admits)
+	}
+	t.admits[id] = true
+}
+
+// via says how a peer was found; known is false for one never heard of.
+func (t *table) via(id mesh.PeerID) (v mesh.Via, known bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if r, ok := t.rows[id]; ok {
+		return r.m.Via, true
+	}
+	if t.admits[id] {
+		return mesh.ViaTicket, true
+	}
+	return mesh.ViaUnknown, false
 }
 
 // measured stores a ping's round trip, smoothed.

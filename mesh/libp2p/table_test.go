@@ -22,7 +22,7 @@ func TestTableIsBounded(t *testing.T) {
 		tb.up(mesh.Member{ID: id(i), Connected: true, Addrs: someAddr, LastSeen: at0})
 	}
 	for i := range 3 * maxMembers {
-		tb.learn(id(100+i), "", "", someAddr, at0.Add(time.Duration(i)))
+		tb.learn(id(100+i), "", "", someAddr, mesh.ViaMember, at0.Add(time.Duration(i)))
 	}
 	if n := len(tb.all()); n != maxMembers {
 		t.Errorf("%d rows, want %d", n, maxMembers)
@@ -30,8 +30,8 @@ func TestTableIsBounded(t *testing.T) {
 	if n := len(tb.list()); n != 11 {
 		t.Errorf("%d members, want self and 10", n)
 	}
-	tb.learn("self", "", "", someAddr, at0)
-	tb.learn("nowhere", "", "", nil, at0)
+	tb.learn("self", "", "", someAddr, mesh.ViaMember, at0)
+	tb.learn("nowhere", "", "", nil, mesh.ViaMember, at0)
 	if _, ok := tb.get("self"); ok {
 		t.Error("learned of ourselves")
 	}
@@ -86,7 +86,7 @@ func TestRedialPauses(t *testing.T) {
 		t.Error("a member missed for more than a month is still known")
 	}
 
-	tb.learn("rumour", "", "", someAddr, at0)
+	tb.learn("rumour", "", "", someAddr, mesh.ViaMember, at0)
 	now = at0
 	for n := 0; ; n++ {
 		dial, next := tb.due(now, 8)
@@ -108,7 +108,7 @@ func TestRedialPauses(t *testing.T) {
 func TestTableSurvivesARestart(t *testing.T) {
 	tb := newTable(mesh.Member{ID: "self"})
 	tb.up(mesh.Member{ID: "m", Name: "box", Tier: "own", Connected: true, Addrs: someAddr, LastSeen: at0})
-	tb.learn("rumour", "", "", someAddr, at0)
+	tb.learn("rumour", "", "", someAddr, mesh.ViaMember, at0)
 	b, err := tb.marshal()
 	if err != nil {
 		t.Fatal(err)

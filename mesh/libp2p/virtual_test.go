@@ -85,7 +85,7 @@ func admit(t *testing.T, founder, m *Mesh) {
 	if err := m.setCredentials(c); err != nil {
 		t.Fatal(err)
 	}
-	m.table.learn(founder.PeerID(), "", membership.Own, founder.Addrs(), time.Now())
+	m.table.learn(founder.PeerID(), "", membership.Own, founder.Addrs(), mesh.ViaTicket, time.Now())
 }
 
 // Eight nodes in virtual time, with the product's own times: everybody meets

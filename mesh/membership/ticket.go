@@ -128,6 +128,9 @@ func Decode(s string, now time.Time) (Ticket, error) {
 		return Ticket{}, fault.New(fault.Invalid, "the ticket is cut off after its first letters", hintWhole)
 	}
 	want := 2 + int(binary.BigEndian.Uint16(b)) + checkBytes
+	if want > 2+maxTicket+checkBytes {
+		return Ticket{}, fault.New(fault.Invalid, "the ticket is damaged: it names a length no ticket has", hintWhole)
+	}
 	if len(b) < want {
 		return Ticket{}, fault.New(fault.Invalid, fmt.Sprintf("the ticket is cut off: %d of %d characters",
 			len(s), len(ticketPrefix)+ticketCoding.EncodedLen(want)), hintWhole)

@@ -71,6 +71,7 @@ func TestTicketErrors(t *testing.T) {
 		{"pasted twice", s + s, "", fault.Invalid, t0},
 		{"letters swapped", string(swapped), "damaged", fault.Invalid, t0},
 		{"no ticket letter", s[:50] + "1" + s[51:], "damaged", fault.Invalid, t0},
+		{"length damaged", "beam1-z" + s[7:], "damaged", fault.Invalid, t0},
 		{"endless", s + strings.Repeat("a", 1<<20), "longer", fault.Invalid, t0},
 		{"expired", s, "expired at 2026-01-02T04:04:05Z", fault.Expired, t0.Add(time.Hour + Leeway + time.Second)},
 	} {

@@ -102,6 +102,11 @@ func (w *Network) DropGossip(on bool) {
 	w.quiet = on
 }
 
+// BreakStreams breaks what is open between two nodes, which stay connected.
+func (w *Network) BreakStreams(a, b *Node) {
+	w.breakStreams(func(p pair) bool { return p == pairOf(a.self, b.self) })
+}
+
 func (w *Network) breakStreams(of func(pair) bool) {
 	w.mu.Lock()
 	var broken []*end

@@ -320,7 +320,7 @@ func (n *Node) meet(o *Node) {
 		payload = o.hello.Local(n.self)
 	}
 	if n.hello != nil {
-		n.hello.Remote(o.self, payload)
+		n.hello.Remote(o.self, mesh.ViaMember, payload)
 	}
 	m := o.Self()
 	m.Path, m.RTT = mesh.PathDirect, time.Microsecond

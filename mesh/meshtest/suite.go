@@ -367,7 +367,7 @@ type noteHello struct {
 }
 
 func (h *noteHello) Local(mesh.PeerID) []byte { return h.local }
-func (h *noteHello) Remote(from mesh.PeerID, payload []byte) {
+func (h *noteHello) Remote(from mesh.PeerID, _ mesh.Via, payload []byte) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.got[from] = payload

@@ -68,7 +68,9 @@ func (s *Server) Serve(l net.Listener) (stop func()) {
 	protocols.SetUnencryptedHTTP2(true)
 	hs := &http.Server{
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			s.Mux.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), hostKey{}, r.Host)))
+			f := &flusher{ResponseWriter: w}
+			ctx := context.WithValue(r.Context(), hostKey{}, r.Host)
+			s.Mux.ServeHTTP(f, r.WithContext(context.WithValue(ctx, flushKey{}, f)))
 		}),
 		Protocols:         &protocols,
 		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams},

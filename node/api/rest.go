@@ -18,7 +18,7 @@ func WriteError(w http.ResponseWriter, err error) {
 	f := fault.From(err)
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(httpStatus(f.Code))
-	_ = json.NewEncoder(w).Encode(map[string]string{"code": string(f.Code), "message": f.Error(), "hint": f.Hint})
+	_ = json.NewEncoder(w).Encode(map[string]string{"code": string(f.Code), "message": f.Message, "hint": f.Hint})
 }
 
 func httpStatus(c fault.Code) int {

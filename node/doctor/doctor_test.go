@@ -143,7 +143,7 @@ func deadResolver(t *testing.T, ctx context.Context) Check {
 
 func TestDataDirectoryOnOverlayIsRefused(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("only root can mount")
+		t.Skip("needs root")
 	}
 	dir := t.TempDir()
 	if err := tree(dir); err != nil {
@@ -165,9 +165,12 @@ func TestDataDirectoryOnOverlayIsRefused(t *testing.T) {
 // A firewall that drops forwarded packets is noticed. Its chain is hooked so
 // that it meets only this probe's links.
 func TestForeignFirewallIsNoticed(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
 	nft, err := exec.LookPath("nft")
-	if os.Geteuid() != 0 || err != nil {
-		t.Skip("needs root and nft")
+	if err != nil {
+		t.Fatal(err)
 	}
 	rules := "table inet ledger_doctor {\n chain forward { type filter hook forward priority 0; policy accept; iifname \"bmdoc*\" drop; }\n}\n"
 	remove := func() { _ = exec.Command(nft, "delete", "table", "inet", "ledger_doctor").Run() }

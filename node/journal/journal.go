@@ -154,6 +154,7 @@ type Journal struct {
 	open   int
 	ended  int
 	bytes  int64 // of ended tasks
+	hot    map[string]Task
 	closed bool
 	work   sync.WaitGroup // calls in progress
 
@@ -202,7 +203,7 @@ func Open(dir string, o Options) (*Journal, error) {
 		return nil, err
 	}
 	j := &Journal{
-		db: db, log: o.Logger, now: o.Now, limits: o.Limits,
+		db: db, log: o.Logger, now: o.Now, limits: o.Limits, hot: map[string]Task{},
 		stop: make(chan struct{}), done: make(chan struct{}), full: make(chan struct{}, 1),
 	}
 	if err := j.begin(); err != nil {

@@ -490,3 +490,43 @@ func BenchmarkAttachedCall(b *testing.B) {
 		finish(b, j, id, Outcome{Status: Complete, Result: []byte("144")})
 	}
 }
+
+// What is kept in memory of unfinished tasks is bounded, goes with the task and
+// changes nothing that can be seen.
+func TestHotTasksAreBounded(t *testing.T) {
+	j := open(t, t.TempDir(), Options{})
+	j.mu.Lock()
+	for i := range maxHot - 1 {
+		j.hot[fmt.Sprint("other", i)] = Task{}
+	}
+	j.mu.Unlock()
+	for _, id := range []string{"a", "b"} {
+		if err := j.Submit(ctx, Task{ID: id, Workspace: "w"}, Input{}); err != nil {
+			t.Fatal(err)
+		}
+		if err := j.Submit(ctx, Task{ID: id, Workspace: "w"}, Input{}); fault.CodeOf(err) != fault.Conflict {
+			t.Errorf("%s twice: %v", id, err)
+		}
+	}
+	if _, ok := j.recall("a"); !ok {
+		t.Error("an unfinished task was not kept")
+	}
+	if _, ok := j.recall("b"); ok {
+		t.Error("more than the bound is kept")
+	}
+	for _, id := range []string{"a", "b"} {
+		fence, err := j.Attempt(ctx, id, "w1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := j.Done(ctx, id, fence, Outcome{Status: Complete}); err != nil {
+			t.Fatal(err)
+		}
+		if err := j.Done(ctx, id, 0, Outcome{Status: Complete}); fault.CodeOf(err) != fault.Conflict {
+			t.Errorf("%s ended twice: %v", id, err)
+		}
+	}
+	if _, ok := j.recall("a"); ok {
+		t.Error("an ended task is still kept")
+	}
+}

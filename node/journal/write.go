@@ -28,7 +28,9 @@ func (j *Journal) Submit(ctx context.Context, t Task, in Input) error {
 	mu := j.lock(t.ID)
 	mu.Lock()
 	defer mu.Unlock()
-	if v, err := j.read(key('t', t.ID)); err != nil {
+	if _, ok := j.recall(t.ID); ok {
+		return fault.New(fault.Conflict, "task "+t.ID+" was submitted already", "")
+	} else if v, err := j.read(key('t', t.ID)); err != nil {
 		return fault.Wrap(fault.Internal, err, "read task "+t.ID, "the disk may be damaged")
 	} else if v != nil {
 		return fault.New(fault.Conflict, "task "+t.ID+" was submitted already", "")
@@ -65,6 +67,7 @@ func (j *Journal) Submit(ctx context.Context, t Task, in Input) error {
 		j.release()
 		return writeErr(t.ID, err)
 	}
+	j.remember(t)
 	return nil
 }
 
@@ -194,9 +197,12 @@ func (j *Journal) change(ctx context.Context, id string, fn func(*Task, *pebble.
 	mu := j.lock(id)
 	mu.Lock()
 	defer mu.Unlock()
-	t, err := j.task(id)
-	if err != nil {
-		return err
+	t, ok := j.recall(id)
+	if !ok {
+		var err error
+		if t, err = j.task(id); err != nil {
+			return err
+		}
 	}
 	b := j.db.NewBatch()
 	defer func() { _ = b.Close() }()
@@ -212,9 +218,42 @@ func (j *Journal) change(ctx context.Context, id string, fn func(*Task, *pebble.
 		mode = pebble.Sync
 	}
 	if err := b.Commit(mode); err != nil {
+		j.cool(id)
 		return writeErr(id, err)
 	}
+	j.remember(t)
 	return nil
+}
+
+// maxHot bounds the unfinished tasks kept in memory, some 600 bytes each:
+// reading one back for every change costs more than writing it.
+const maxHot = 8192
+
+// remember keeps a task as it was just written, while it is unfinished. The
+// task's lock is held; so it is for cool and recall.
+func (j *Journal) remember(t Task) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if t.Status.Ended() {
+		delete(j.hot, t.ID)
+		return
+	}
+	if _, ok := j.hot[t.ID]; ok || len(j.hot) < maxHot {
+		j.hot[t.ID] = t
+	}
+}
+
+func (j *Journal) cool(id string) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	delete(j.hot, id)
+}
+
+func (j *Journal) recall(id string) (Task, bool) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	t, ok := j.hot[id]
+	return t, ok
 }
 
 func putTask(b *pebble.Batch, t Task) error {

@@ -23,7 +23,7 @@ func Encode(m any, order []byte) (*peerv1.MarketMessage, error) {
 	switch m := m.(type) {
 	case market.Ask:
 		return &peerv1.MarketMessage{What: &peerv1.MarketMessage_Ask{Ask: &peerv1.Ask{
-			Owner: ownerOut(m.Owner), Offer: string(m.Offer), Round: int64(m.Round), Demand: demandOut(m.Demand)}}}, nil
+			Owner: ownerOut(m.Owner), Offer: string(m.Offer), Round: int64(m.Round), Demand: demandOut(m.Demand), Shape: m.Shape}}}, nil
 	case market.AskReply:
 		return &peerv1.MarketMessage{What: &peerv1.MarketMessage_AskReply{AskReply: &peerv1.AskReply{
 			Offer: string(m.Offer), Round: int64(m.Round), Hold: m.Hold, HoldForMs: ms(m.HoldFor),
@@ -31,14 +31,16 @@ func Encode(m any, order []byte) (*peerv1.MarketMessage, error) {
 	case market.Award:
 		return &peerv1.MarketMessage{What: &peerv1.MarketMessage_Award{Award: &peerv1.Award{
 			Owner: ownerOut(m.Owner), Offer: string(m.Offer), Lease: string(m.Lease), Fence: fenceOut(m.Fence),
-			Hold: m.Hold, Demand: demandOut(m.Demand), LeaseForMs: ms(m.LeaseFor), Headless: m.Headless, Order: order}}}, nil
+			Hold: m.Hold, Demand: demandOut(m.Demand), LeaseForMs: ms(m.LeaseFor), Headless: m.Headless, Order: order,
+			Shape: m.Shape, More: int64(m.More)}}}, nil
 	case market.AwardReply:
 		return &peerv1.MarketMessage{What: &peerv1.MarketMessage_AwardReply{AwardReply: &peerv1.AwardReply{
 			Offer: string(m.Offer), Lease: string(m.Lease), Ok: m.OK, Grant: grantOut(m.Grant),
 			Refusals: refusalsOut(m.Refusals), Advert: AdvertOut(m.Advert)}}}, nil
 	case market.Release:
 		return &peerv1.MarketMessage{What: &peerv1.MarketMessage_Release{Release: &peerv1.Release{
-			Owner: ownerOut(m.Owner), Offer: string(m.Offer), Lease: string(m.Lease), Hold: m.Hold, Reason: m.Reason}}}, nil
+			Owner: ownerOut(m.Owner), Offer: string(m.Offer), Lease: string(m.Lease), Hold: m.Hold,
+			Fence: fenceOut(m.Fence), Reason: clip(m.Reason, maxText)}}}, nil
 	case market.ReleaseReply:
 		return &peerv1.MarketMessage{What: &peerv1.MarketMessage_ReleaseReply{ReleaseReply: &peerv1.ReleaseReply{Advert: AdvertOut(m.Advert)}}}, nil
 	case market.Renew:
@@ -50,7 +52,7 @@ func Encode(m any, order []byte) (*peerv1.MarketMessage, error) {
 	case market.Ended:
 		return &peerv1.MarketMessage{What: &peerv1.MarketMessage_Ended{Ended: &peerv1.Ended{
 			Owner: ownerOut(m.Owner), Lease: refOut(market.LeaseRef{Offer: m.Offer, Lease: m.Lease, Fence: m.Fence}),
-			Reason: string(m.Reason), Detail: m.Detail, Advert: AdvertOut(m.Advert)}}}, nil
+			Reason: string(m.Reason), Detail: clip(m.Detail, maxDetail), Advert: AdvertOut(m.Advert)}}}, nil
 	case market.EndedAck:
 		return &peerv1.MarketMessage{What: &peerv1.MarketMessage_EndedAck{EndedAck: &peerv1.EndedAck{Owner: ownerOut(m.Owner), Lease: string(m.Lease)}}}, nil
 	case market.OpenOffer:
@@ -70,7 +72,7 @@ func OpenOfferOut(m market.OpenOffer) *peerv1.OpenOffer {
 
 // OpenOfferIn reads an open offer that from said.
 func OpenOfferIn(from scheduler.NodeID, m *peerv1.OpenOffer) (market.OpenOffer, error) {
-	o := market.OpenOffer{Owner: ownerIn(m.GetOwner()), Shape: clip(m.GetShape(), 32), Demand: demandIn(m.GetDemand()),
+	o := market.OpenOffer{Owner: ownerIn(m.GetOwner()), Shape: clip(m.GetShape(), maxShape), Demand: demandIn(m.GetDemand()),
 		Count: int(min(max(m.GetCount(), 1), 1<<20)), TTL: dur(m.GetTtlMs()), Direct: m.GetDirect()}
 	if o.Owner.Peer != from {
 		return o, fmt.Errorf("%w: open offer of another node", ErrMessage)
@@ -90,27 +92,34 @@ type Decoded struct {
 
 // Decode reads a message that from sent.
 func Decode(from scheduler.NodeID, m *peerv1.MarketMessage) (Decoded, error) {
-	switch w := m.What.(type) {
+	switch w := m.GetWhat().(type) {
 	case *peerv1.MarketMessage_Ask:
-		a := market.Ask{Owner: ownerIn(w.Ask.GetOwner()), Offer: market.OfferID(w.Ask.GetOffer()), Round: int(w.Ask.GetRound()), Demand: demandIn(w.Ask.GetDemand())}
-		return toWorker(a, from, a.Owner, a.Demand.Validate())
+		p := w.Ask
+		a := market.Ask{Owner: ownerIn(p.GetOwner()), Offer: market.OfferID(p.GetOffer()), Round: int(p.GetRound()),
+			Shape: clip(p.GetShape(), maxShape), Demand: demandIn(p.GetDemand())}
+		return toWorker(a, from, a.Owner, a.Demand.Validate(), named(p.GetOffer()))
 	case *peerv1.MarketMessage_Award:
 		p := w.Award
 		a := market.Award{Owner: ownerIn(p.GetOwner()), Offer: market.OfferID(p.GetOffer()), Lease: market.LeaseID(p.GetLease()),
-			Fence: fenceIn(p.GetFence()), Hold: p.GetHold(), Demand: demandIn(p.GetDemand()), LeaseFor: dur(p.GetLeaseForMs()), Headless: p.GetHeadless()}
-		d, err := toWorker(a, from, a.Owner, a.Demand.Validate())
-		d.Order = p.GetOrder()
+			Fence: fenceIn(p.GetFence()), Hold: p.GetHold(), Demand: demandIn(p.GetDemand()), LeaseFor: dur(p.GetLeaseForMs()), Headless: p.GetHeadless(),
+			Shape: clip(p.GetShape(), maxShape), More: int(min(max(p.GetMore(), 0), 1<<20))}
+		d, err := toWorker(a, from, a.Owner, a.Demand.Validate(), named(p.GetOffer(), p.GetLease(), p.GetHold()))
+		if err == nil {
+			d.Order = p.GetOrder()
+		}
 		return d, err
 	case *peerv1.MarketMessage_Release:
 		p := w.Release
-		a := market.Release{Owner: ownerIn(p.GetOwner()), Offer: market.OfferID(p.GetOffer()), Lease: market.LeaseID(p.GetLease()), Hold: p.GetHold(), Reason: clip(p.GetReason(), 256)}
-		return toWorker(a, from, a.Owner, nil)
+		a := market.Release{Owner: ownerIn(p.GetOwner()), Offer: market.OfferID(p.GetOffer()), Lease: market.LeaseID(p.GetLease()), Hold: p.GetHold(),
+			Fence: fenceIn(p.GetFence()), Reason: clip(p.GetReason(), maxText)}
+		return toWorker(a, from, a.Owner, named(p.GetOffer(), p.GetLease(), p.GetHold()))
 	case *peerv1.MarketMessage_RenewAck:
-		a := market.RenewAck{Owner: ownerIn(w.RenewAck.GetOwner()), Unknown: each(w.RenewAck.GetUnknown(), refIn)}
-		return toWorker(a, from, a.Owner, nil)
+		refs, err := refsIn(w.RenewAck.GetUnknown())
+		a := market.RenewAck{Owner: ownerIn(w.RenewAck.GetOwner()), Unknown: refs}
+		return toWorker(a, from, a.Owner, err)
 	case *peerv1.MarketMessage_EndedAck:
 		a := market.EndedAck{Owner: ownerIn(w.EndedAck.GetOwner()), Lease: market.LeaseID(w.EndedAck.GetLease())}
-		return toWorker(a, from, a.Owner, nil)
+		return toWorker(a, from, a.Owner, named(w.EndedAck.GetLease()))
 	case *peerv1.MarketMessage_OpenOffer:
 		o, err := OpenOfferIn(from, w.OpenOffer)
 		return toWorker(o, from, o.Owner, err)
@@ -118,38 +127,48 @@ func Decode(from scheduler.NodeID, m *peerv1.MarketMessage) (Decoded, error) {
 	case *peerv1.MarketMessage_AskReply:
 		p := w.AskReply
 		ad, err := advertOf(from, p.GetAdvert())
-		return Decoded{ToOwner: market.AskReply{Offer: market.OfferID(p.GetOffer()), Round: int(p.GetRound()), Node: from, Hold: p.GetHold(),
-			HoldFor: dur(p.GetHoldForMs()), Refusals: refusalsIn(p.GetRefusals()), Advert: ad}}, err
+		return toOwner(market.AskReply{Offer: market.OfferID(p.GetOffer()), Round: int(p.GetRound()), Node: from, Hold: p.GetHold(),
+			HoldFor: dur(p.GetHoldForMs()), Refusals: refusalsIn(p.GetRefusals()), Advert: ad}, err, named(p.GetOffer(), p.GetHold()))
 	case *peerv1.MarketMessage_AwardReply:
 		p := w.AwardReply
 		ad, err := advertOf(from, p.GetAdvert())
-		return Decoded{ToOwner: market.AwardReply{Offer: market.OfferID(p.GetOffer()), Lease: market.LeaseID(p.GetLease()), Node: from,
-			OK: p.GetOk(), Grant: grantIn(p.GetGrant()), Refusals: refusalsIn(p.GetRefusals()), Advert: ad}}, err
+		if err == nil && len(p.GetGrant().GetDevices()) > scheduler.MaxDevices {
+			err = fmt.Errorf("%w: %d devices", ErrMessage, len(p.GetGrant().GetDevices()))
+		}
+		return toOwner(market.AwardReply{Offer: market.OfferID(p.GetOffer()), Lease: market.LeaseID(p.GetLease()), Node: from,
+			OK: p.GetOk(), Grant: grantIn(p.GetGrant()), Refusals: refusalsIn(p.GetRefusals()), Advert: ad},
+			err, named(p.GetOffer(), p.GetLease()), named(p.GetGrant().GetDevices()...))
 	case *peerv1.MarketMessage_ReleaseReply:
 		ad, err := advertOf(from, w.ReleaseReply.GetAdvert())
-		return Decoded{ToOwner: market.ReleaseReply{Node: from, Advert: ad}}, err
+		return toOwner(market.ReleaseReply{Node: from, Advert: ad}, err)
 	case *peerv1.MarketMessage_Renew:
-		if len(w.Renew.GetLeases()) > market.MaxRenew {
-			return Decoded{}, fmt.Errorf("%w: %d leases in one renewal", ErrMessage, len(w.Renew.GetLeases()))
-		}
-		return Decoded{ToOwner: market.Renew{Owner: ownerIn(w.Renew.GetOwner()), Node: from, Leases: each(w.Renew.GetLeases(), refIn)}}, nil
+		refs, err := refsIn(w.Renew.GetLeases())
+		return toOwner(market.Renew{Owner: ownerIn(w.Renew.GetOwner()), Node: from, Leases: refs}, err)
 	case *peerv1.MarketMessage_Ended:
 		p := w.Ended
 		ref := refIn(p.GetLease())
 		ad, err := advertOf(from, p.GetAdvert())
-		return Decoded{ToOwner: market.Ended{Owner: ownerIn(p.GetOwner()), Node: from, Offer: ref.Offer, Lease: ref.Lease, Fence: ref.Fence,
-			Reason: market.EndReason(p.GetReason()), Detail: clip(p.GetDetail(), 1024), Advert: ad}}, err
+		return toOwner(market.Ended{Owner: ownerIn(p.GetOwner()), Node: from, Offer: ref.Offer, Lease: ref.Lease, Fence: ref.Fence,
+			Reason: market.EndReason(clip(p.GetReason(), maxCode)), Detail: clip(p.GetDetail(), maxDetail), Advert: ad},
+			err, named(string(ref.Offer), string(ref.Lease)))
 	case *peerv1.MarketMessage_Pull:
 		p := w.Pull
 		ad, err := advertOf(from, p.GetAdvert())
-		return Decoded{ToOwner: market.Pull{Owner: ownerIn(p.GetOwner()), Shape: clip(p.GetShape(), 32), Node: from, Hold: p.GetHold(),
-			HoldFor: dur(p.GetHoldForMs()), Advert: ad}}, err
+		return toOwner(market.Pull{Owner: ownerIn(p.GetOwner()), Shape: clip(p.GetShape(), maxShape), Node: from, Hold: p.GetHold(),
+			HoldFor: dur(p.GetHoldForMs()), Advert: ad}, err, named(p.GetHold()))
 	}
 	return Decoded{}, fmt.Errorf("%w: unknown kind", ErrMessage)
 }
 
-func toWorker(ev market.WorkerEvent, from scheduler.NodeID, owner market.OwnerID, err error) (Decoded, error) {
-	if err != nil {
+func toOwner(ev market.OwnerEvent, errs ...error) (Decoded, error) {
+	if err := errors.Join(errs...); err != nil {
+		return Decoded{}, fmt.Errorf("%w: %w", ErrMessage, err)
+	}
+	return Decoded{ToOwner: ev}, nil
+}
+
+func toWorker(ev market.WorkerEvent, from scheduler.NodeID, owner market.OwnerID, errs ...error) (Decoded, error) {
+	if err := errors.Join(errs...); err != nil {
 		return Decoded{}, fmt.Errorf("%w: %w", ErrMessage, err)
 	}
 	if owner.Peer != from {

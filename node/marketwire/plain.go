@@ -1,7 +1,9 @@
 package marketwire
 
 import (
+	"fmt"
 	"time"
+	"unicode/utf8"
 
 	peerv1 "github.com/beammesh/beammesh/proto/beammesh/peer/v1"
 	"github.com/beammesh/beammesh/scheduler"
@@ -138,15 +140,22 @@ func refusalsOut(rs []scheduler.Refusal) []*peerv1.NodeRefusal {
 	})
 }
 
-// maxRefusals bounds what one answer may carry.
-const maxRefusals = 16
+// Bounds of what a peer may say.
+const (
+	maxRefusals = 16  // of one answer
+	maxName     = 128 // bytes of an offer, a lease, a hold or a device
+	maxShape    = 64
+	maxCode     = 64
+	maxText     = 256
+	maxDetail   = 1024
+)
 
 func refusalsIn(rs []*peerv1.NodeRefusal) []scheduler.Refusal {
 	if len(rs) > maxRefusals {
 		rs = rs[:maxRefusals]
 	}
 	return each(rs, func(r *peerv1.NodeRefusal) scheduler.Refusal {
-		return scheduler.Refusal{Code: scheduler.Code(r.GetCode()), Never: r.GetNever(), Text: clip(r.GetText(), 256)}
+		return scheduler.Refusal{Code: scheduler.Code(clip(r.GetCode(), maxCode)), Never: r.GetNever(), Text: clip(r.GetText(), maxText)}
 	})
 }
 
@@ -158,11 +167,37 @@ func grantIn(g *peerv1.Grant) scheduler.Grant {
 	return scheduler.Grant{Devices: g.GetDevices(), GPUMilli: g.GetGpuMilli(), CPUMillis: g.GetCpuMillis(), MemoryMiB: g.GetMemoryMib(), DiskMiB: g.GetDiskMib()}
 }
 
+// clip cuts s to n bytes, not inside a character: protobuf takes whole ones only.
 func clip(s string, n int) string {
-	if len(s) > n {
-		return s[:n]
+	if len(s) <= n {
+		return s
 	}
-	return s
+	for n > 0 && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n]
+}
+
+// named refuses names that are too long to be ours.
+func named(names ...string) error {
+	for _, s := range names {
+		if len(s) > maxName {
+			return fmt.Errorf("%w: a name of %d bytes", ErrMessage, len(s))
+		}
+	}
+	return nil
+}
+
+func refsIn(in []*peerv1.LeaseRef) ([]market.LeaseRef, error) {
+	if len(in) > market.MaxRenew {
+		return nil, fmt.Errorf("%w: %d leases in one message", ErrMessage, len(in))
+	}
+	for _, r := range in {
+		if err := named(r.GetOffer(), r.GetLease()); err != nil {
+			return nil, err
+		}
+	}
+	return each(in, refIn), nil
 }
 
 func ms(d time.Duration) int64 { return d.Milliseconds() }

@@ -21,7 +21,7 @@ import (
 )
 
 // MaxArchive bounds one upload.
-const MaxArchive = 2 << 30
+const MaxArchive = 1 << 30
 
 var hashForm = regexp.MustCompile(`^[0-9a-f]{64}$`)
 
@@ -64,7 +64,7 @@ func (o *Objects) Put(ctx context.Context, workspace, hash string, r io.Reader) 
 	if got := hex.EncodeToString(h.Sum(nil)); got != hash {
 		return ledger.Object{}, fault.New(fault.Invalid, "the uploaded archive does not match its hash", "send it again")
 	}
-	info, err := tree.ImportZip(ctx, o.Blocks, f, n, tree.ZipLimits{})
+	info, err := tree.ImportZip(ctx, o.Blocks, f, n, tree.ZipLimits{MaxArchive: MaxArchive})
 	if err != nil {
 		return ledger.Object{}, err
 	}

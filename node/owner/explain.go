@@ -51,6 +51,7 @@ func (o *Owner) explainOfferLocked(a *beamv1.Attempt, id market.OfferID) {
 		}
 		a.Candidates = append(a.Candidates, cand)
 	}
+	a.Notes = append(a.Notes, o.cfg.Limits...)
 	for _, m := range e.History {
 		a.Notes = append(a.Notes, fmt.Sprintf("+%s %s", (m.At-e.Submitted).Round(1e6), m.Text))
 	}

@@ -1,6 +1,7 @@
 package owner
 
 import (
+	"context"
 	"fmt"
 	"time"
 
@@ -10,13 +11,17 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
+// journalLimit bounds the wait for the journal while the owner closes.
+const journalLimit = 30 * time.Second
+
 // finishLocked ends a task: the end is journalled, then told.
 func (o *Owner) finishLocked(p *pool, t *task, a replicas.Finished) {
 	if Ended(t.status) {
 		return
 	}
-	out := t.answers[t.base+uint32(a.Attempt)]
-	if out == nil || (a.Failure == nil) != (out.Status == Complete) {
+	ans, ok := t.answers[uint32(a.Attempt)]
+	out := ans.outcome
+	if !ok || !ans.answers(a.Failure) {
 		out = o.failureLocked(p, t, a)
 	}
 	t.answers = nil
@@ -25,7 +30,9 @@ func (o *Owner) finishLocked(p *pool, t *task, a replicas.Finished) {
 	if t.started.IsZero() {
 		t.started = t.ended
 	}
-	o.open--
+	if t.headless {
+		p.headless--
+	}
 	notify, holds := t.notify, t.holds
 	t.notify, t.holds = nil, nil
 	o.wg.Add(1)
@@ -33,6 +40,15 @@ func (o *Owner) finishLocked(p *pool, t *task, a replicas.Finished) {
 		defer o.wg.Done()
 		o.tell(t, notify, holds)
 	}()
+}
+
+// recentLocked keeps an ended task for a while: beyond the bounds the journal
+// answers for it.
+func (o *Owner) recentLocked(t *task, journalled bool) {
+	t.told = true
+	o.open--
+	o.openBytes -= len(t.args)
+	o.slimLocked(t, journalled)
 	o.recent = append(o.recent, t.id)
 	for len(o.recent) > maxRecent {
 		delete(o.tasks, o.recent[0])
@@ -43,30 +59,59 @@ func (o *Owner) finishLocked(p *pool, t *task, a replicas.Finished) {
 // tell journals a task's end and then hands it out. An end that cannot be
 // journalled is told all the same: the client is there, the disk is not.
 func (o *Owner) tell(t *task, notify Notify, holds []func()) {
+	// What ended while the owner closes is still written down.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(o.ctx), journalLimit)
+	defer cancel()
 	b, err := proto.Marshal(t.outcome)
 	if err == nil {
-		err = o.cfg.Journal.Ended(o.ctx, t.id, EndRecord{Status: t.status, Outcome: b, StartedUnixMicro: t.started.UnixMicro(),
+		err = o.cfg.Journal.Ended(ctx, t.id, EndRecord{Status: t.status, Outcome: b, StartedUnixMicro: t.started.UnixMicro(),
 			EndedUnixMicro: t.ended.UnixMicro(), Node: t.outcome.NodeId, Lease: t.outcome.ContainerId, Attempt: t.outcome.Attempt})
 	}
 	if err != nil {
 		o.log.Error("journal the end of a task", "task", t.id, "err", err)
-	} else {
+	}
+	if err == nil || !t.headless { // else the worker keeps the end for our next life
 		for _, release := range holds {
 			release()
 		}
 	}
+	// What it printed before its end was handed on before; what a reader holds
+	// up now belongs to an attempt that does not count.
+	t.stop()
+	out := t.outcome
+	o.mu.Lock()
+	o.recentLocked(t, err == nil)
+	o.mu.Unlock()
 	if notify != nil {
 		t.logMu.Lock()
-		notify.Done(t.id, t.outcome)
+		notify.Done(t.id, out)
 		t.logMu.Unlock()
 	}
-	t.stop()
 	close(t.done)
+}
+
+// keptResult is how large a result may be to stay in memory after its task has
+// ended: with maxRecent tasks that is 640 MiB at the very most.
+const keptResult = 64 << 10
+
+// slimLocked lets go of what an ended task no longer needs in memory; a large
+// result is read from the journal when somebody asks for it.
+func (o *Owner) slimLocked(t *task, journalled bool) {
+	t.args = nil
+	if journalled && len(t.outcome.Result)+len(t.outcome.GetException().GetPickle()) > keptResult {
+		t.outcome, t.slim = WithoutResult(t.outcome), true
+	}
+}
+
+// WithoutResult is a copy without what may be large.
+func WithoutResult(o *beamv1.Outcome) *beamv1.Outcome {
+	return &beamv1.Outcome{TaskId: o.TaskId, Status: o.Status, Error: o.Error, NodeId: o.NodeId, NodeName: o.NodeName,
+		ContainerId: o.ContainerId, Attempt: o.Attempt, Warm: o.Warm, Phases: o.Phases, ResultFormat: o.ResultFormat, Notes: o.Notes}
 }
 
 // failureLocked is the outcome of a task that ended without an answer of its own.
 func (o *Owner) failureLocked(p *pool, t *task, a replicas.Finished) *beamv1.Outcome {
-	out := &beamv1.Outcome{TaskId: t.id, Status: Error, Attempt: t.base + uint32(a.Attempt)}
+	out := &beamv1.Outcome{TaskId: t.id, Status: Error, Attempt: uint32(a.Attempt)}
 	if at := t.last(); at != nil {
 		out.NodeId, out.ContainerId = at.node, string(at.lease)
 		out.NodeName = o.cfg.NodeName(peerID(at.node))

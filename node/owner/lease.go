@@ -1,11 +1,15 @@
 package owner
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/beammesh/beammesh/mesh"
@@ -24,6 +28,13 @@ const (
 	// reattach bounds the pause between tries to reach a worker again.
 	reattachFirst = 200 * time.Millisecond
 	reattachMost  = 5 * time.Second
+	// releasedLimit is how long a worker that cannot be reached is told that its
+	// lease was released. It finds out by itself too.
+	releasedLimit = 30 * time.Second
+	// settleLimit bounds the wait for the journal before the last word.
+	settleLimit = 30 * time.Second
+	// maxPhases bounds what a worker may tell of a start.
+	maxPhases = 16
 )
 
 // leaseClient is the owner's end of one lease: it sends calls, reads events and
@@ -47,14 +58,15 @@ type leaseClient struct {
 	released  bool // let go: its end needs no answer
 	over      bool // the pool knows that it is gone
 	adopted   bool // of an earlier life of this owner
-	given     bool // an adopted one that answered an Acquire
 	calls     int
 	phases    []*beamv1.Phase // pull, start, import, with times from wanted
 	container string
 
 	mu      sync.Mutex
-	queue   []*peerv1.LeaseDown // waits for the writer
-	unended map[callKey]*peerv1.LeaseDown
+	queue   []*peerv1.LeaseDown  // waits for the writer
+	unended map[callKey]sentCall // calls whose end has not come
+	sent    uint64               // calls so far
+	ackDue  bool                 // the writer says what may be forgotten
 	wake    chan struct{}
 	next    uint64          // event wanted next
 	held    map[uint64]bool // ends that the journal does not have yet
@@ -66,9 +78,14 @@ type callKey struct {
 	attempt uint32
 }
 
+type sentCall struct {
+	seq uint64
+	m   *peerv1.LeaseDown
+}
+
 func newLeaseClient(o *Owner, w *wanted, id market.LeaseID, fence market.Fence, node mesh.PeerID) *leaseClient {
 	c := &leaseClient{o: o, pool: w.pool, id: id, offer: w.id, fence: fence, node: node, wanted: w.submitted,
-		unended: map[callKey]*peerv1.LeaseDown{}, wake: make(chan struct{}, 1), next: 1,
+		unended: map[callKey]sentCall{}, wake: make(chan struct{}, 1), next: 1,
 		held: map[uint64]bool{}, calm: make(chan struct{})}
 	c.ctx, c.cancel = context.WithCancel(o.ctx)
 	return c
@@ -79,10 +96,23 @@ func newLeaseClient(o *Owner, w *wanted, id market.LeaseID, fence market.Fence, 
 func (c *leaseClient) send(m *peerv1.LeaseDown) {
 	c.mu.Lock()
 	if call := m.GetCall(); call != nil {
-		c.unended[callKey{call.TaskId, call.Attempt}] = m
+		c.sent++
+		c.unended[callKey{call.TaskId, call.Attempt}] = sentCall{c.sent, m}
 	}
 	c.queue = append(c.queue, m)
 	c.mu.Unlock()
+	c.poke()
+}
+
+// ack makes the writer acknowledge what may be forgotten by then.
+func (c *leaseClient) ack() {
+	c.mu.Lock()
+	c.ackDue = true
+	c.mu.Unlock()
+	c.poke()
+}
+
+func (c *leaseClient) poke() {
 	select {
 	case c.wake <- struct{}{}:
 	default:
@@ -94,14 +124,18 @@ func (c *leaseClient) run() {
 	defer c.o.wg.Done()
 	defer c.cancel()
 	pause := reattachFirst
+	since := time.Now() // of the last stream that lasted
 	for c.ctx.Err() == nil {
 		began := time.Now()
 		end, err := c.attach()
 		if end {
 			return
 		}
-		if time.Since(began) > reattachMost {
-			pause = reattachFirst
+		if time.Since(began) > reattachMost+openLimit {
+			pause, since = reattachFirst, time.Now()
+		}
+		if time.Since(since) > releasedLimit && c.letGo() {
+			return
 		}
 		c.o.log.Debug("lease stream broke", "lease", c.id, "peer", c.node, "err", err)
 		t := time.NewTimer(pause)
@@ -112,6 +146,18 @@ func (c *leaseClient) run() {
 		}
 		pause = min(2*pause, reattachMost)
 	}
+}
+
+// letGo gives up telling a worker that its lease was released.
+func (c *leaseClient) letGo() bool {
+	c.o.mu.Lock()
+	defer c.o.mu.Unlock()
+	if !c.released {
+		return false
+	}
+	c.o.leaseGoneLocked(c, goneBy{text: "released"})
+	c.o.drainLocked()
+	return true
 }
 
 // attach runs one stream. end is true when the worker said its last word.
@@ -129,8 +175,9 @@ func (c *leaseClient) attach() (end bool, err error) {
 		LeaseId: string(c.id), Fence: uint64(c.fence.Attempt), FromEvent: c.next}}}
 	// The worker knows calls it has already: sending them again is harmless.
 	queue := []proto.Message{hello}
-	for _, m := range c.unended {
-		queue = append(queue, m)
+	calls := slices.SortedFunc(maps.Values(c.unended), func(a, b sentCall) int { return cmp.Compare(a.seq, b.seq) })
+	for _, call := range calls {
+		queue = append(queue, call.m)
 	}
 	for _, m := range c.queue {
 		if m.GetCall() == nil {
@@ -144,17 +191,22 @@ func (c *leaseClient) attach() (end bool, err error) {
 		return false, err
 	}
 	sctx, stop := context.WithCancel(c.ctx)
+	var over atomic.Bool
 	var wg sync.WaitGroup
 	wg.Add(1)
 	go func() {
 		defer wg.Done()
 		c.writeLoop(sctx, conn)
-		_ = s.Reset() // ends the reader too, when ctx ended first
+		if !over.Load() {
+			_ = s.Reset() // ends the reader too, when ctx ended first
+		}
 	}()
 	end, err = c.readLoop(conn)
 	if end {
 		// The worker waits for this before it forgets the lease.
 		c.settle()
+		over.Store(true)
+		_ = s.SetWriteDeadline(time.Now().Add(openLimit))
 		_ = conn.Write(&peerv1.LeaseDown{What: &peerv1.LeaseDown_Ack{Ack: c.ackable()}})
 		_ = s.CloseWrite()
 	}
@@ -171,12 +223,17 @@ func (c *leaseClient) writeLoop(ctx context.Context, conn *wire.Conn) {
 			return
 		}
 		c.mu.Lock()
-		batch := make([]proto.Message, len(c.queue))
+		batch := make([]proto.Message, len(c.queue), len(c.queue)+1)
 		for i, m := range c.queue {
 			batch[i] = m
 		}
 		c.queue = nil
+		ack := c.ackDue
+		c.ackDue = false
 		c.mu.Unlock()
+		if ack {
+			batch = append(batch, &peerv1.LeaseDown{What: &peerv1.LeaseDown_Ack{Ack: c.ackable()}})
+		}
 		if len(batch) == 0 {
 			continue
 		}
@@ -203,9 +260,11 @@ func (c *leaseClient) readLoop(conn *wire.Conn) (end bool, err error) {
 			return true, nil
 		}
 		c.mu.Lock()
-		fresh := ev.Event == c.next
+		// In a new life of the owner the first event is not number one: those
+		// before it were acknowledged by the old one.
+		fresh := ev.Event >= c.next
 		if fresh {
-			c.next++
+			c.next = ev.Event + 1
 		}
 		c.mu.Unlock()
 		if !fresh {
@@ -213,7 +272,7 @@ func (c *leaseClient) readLoop(conn *wire.Conn) (end bool, err error) {
 		}
 		c.handle(ev)
 		if ev.GetOutput() == nil || ev.Event%16 == 0 {
-			c.send(&peerv1.LeaseDown{What: &peerv1.LeaseDown_Ack{Ack: c.ackable()}})
+			c.ack()
 		}
 	}
 }
@@ -230,8 +289,22 @@ func (c *leaseClient) hold(event uint64) (release func()) {
 		close(c.calm)
 		c.calm = make(chan struct{})
 		c.mu.Unlock()
-		c.send(&peerv1.LeaseDown{What: &peerv1.LeaseDown_Ack{Ack: c.ackable()}})
+		c.ack()
 	}
+}
+
+// ackNow tells whether an event is acknowledged at once. The begin of a call
+// goes with its end, and an end that is held when the journal has it.
+func (c *leaseClient) ackNow(ev *peerv1.LeaseUp) bool {
+	switch {
+	case ev.GetStarted() != nil:
+		return false
+	case ev.GetOutput() != nil:
+		return ev.Event%16 == 0
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return !c.held[ev.Event]
 }
 
 // ackable is the newest event that may be forgotten with all before it.
@@ -245,9 +318,10 @@ func (c *leaseClient) ackable() uint64 {
 	return n
 }
 
-// settle waits, for a while, until nothing is held.
+// settle waits, for a while, until nothing is held. What still is then, the
+// worker keeps.
 func (c *leaseClient) settle() {
-	limit := time.NewTimer(30 * time.Second)
+	limit := time.NewTimer(settleLimit)
 	defer limit.Stop()
 	for {
 		c.mu.Lock()
@@ -260,6 +334,8 @@ func (c *leaseClient) settle() {
 		case <-calm:
 		case <-limit.C:
 			return
+		case <-c.o.ctx.Done():
+			return
 		}
 	}
 }
@@ -271,15 +347,23 @@ func (c *leaseClient) handle(ev *peerv1.LeaseUp) {
 		c.output(w.Output)
 		return
 	case *peerv1.LeaseUp_Ended:
+		key := callKey{w.Ended.TaskId, w.Ended.Attempt}
 		c.mu.Lock()
-		delete(c.unended, callKey{w.Ended.TaskId, w.Ended.Attempt})
+		_, ours := c.unended[key]
+		delete(c.unended, key)
 		c.mu.Unlock()
+		if !ours {
+			return // a worker speaks of the calls that it was given, and once of each
+		}
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	defer o.drainLocked()
 	switch w := ev.What.(type) {
 	case *peerv1.LeaseUp_Phase:
+		if len(c.phases) >= maxPhases {
+			return
+		}
 		d := time.Duration(w.Phase.DurationUs) * time.Microsecond
 		c.phases = append(c.phases, &beamv1.Phase{Name: w.Phase.Name, StartMs: time.Since(c.wanted).Milliseconds() - d.Milliseconds(),
 			DurationMs: d.Milliseconds(), Detail: w.Phase.Detail})
@@ -291,16 +375,20 @@ func (c *leaseClient) handle(ev *peerv1.LeaseUp) {
 		}
 	case *peerv1.LeaseUp_Started:
 		if t := o.tasks[w.Started.TaskId]; t != nil {
-			if at := t.attempt(w.Started.Attempt); at != nil {
+			at := t.attempt(w.Started.Attempt)
+			if at == nil || at.lease != c.id {
+				return
+			}
+			if at.started.IsZero() {
 				at.started = time.Now()
-				if t.started.IsZero() {
-					t.started = at.started
-				}
+			}
+			if t.started.IsZero() {
+				t.started = at.started
 			}
 			if !Ended(t.status) {
 				t.status = Running
 			}
-			c.pool.stepLocked(replicas.Begun{Replica: replicas.ReplicaID(c.id), Call: replicas.CallID(t.id), Attempt: int(w.Started.Attempt - t.base)})
+			c.pool.stepLocked(replicas.Begun{Replica: replicas.ReplicaID(c.id), Call: replicas.CallID(t.id), Attempt: int(w.Started.Attempt)})
 		}
 	case *peerv1.LeaseUp_Ended:
 		c.endedLocked(w.Ended, ev.Event)
@@ -313,12 +401,15 @@ func (c *leaseClient) output(out *peerv1.Output) {
 	o := c.o
 	o.mu.Lock()
 	t := o.tasks[out.TaskId]
+	if out.TaskId == "" {
+		// Printed while the program loads: it belongs to whoever waits for it.
+		t = c.pool.listenerLocked()
+	} else if t != nil && !t.ranOn(c.id) {
+		t = nil
+	}
 	var n Notify
 	if t != nil {
 		n = t.notify
-	} else if out.TaskId == "" {
-		// Printed while the program loads: it belongs to whoever waits for it.
-		t, n = c.pool.firstListenerLocked()
 	}
 	o.mu.Unlock()
 	if n == nil {
@@ -329,46 +420,38 @@ func (c *leaseClient) output(out *peerv1.Output) {
 	t.logMu.Unlock()
 }
 
-func (p *pool) firstListenerLocked() (*task, Notify) {
-	var first *task
-	for _, t := range p.o.tasks {
-		if t.stubID == p.plan.StubID && t.notify != nil && !Ended(t.status) && (first == nil || t.created.Before(first.created)) {
-			first = t
-		}
-	}
-	if first == nil {
-		return nil, nil
-	}
-	return first, first.notify
-}
-
 // endedLocked feeds a call's end to the pool, which decides whether it counts.
 func (c *leaseClient) endedLocked(e *peerv1.CallEnded, event uint64) {
 	t := c.o.tasks[e.TaskId]
-	if t == nil || Ended(t.status) {
-		return
-	}
-	n := int(e.Attempt - t.base)
-	id := replicas.ReplicaID(c.id)
+	id, call, n := replicas.ReplicaID(c.id), replicas.CallID(e.TaskId), int(e.Attempt)
 	if e.Kind == peerv1.CallEnded_RECALLED {
-		c.pool.stepLocked(replicas.Recalled{Replica: id, Call: replicas.CallID(t.id), Attempt: n, Given: true})
+		if t != nil {
+			t.attempts = slices.DeleteFunc(t.attempts, func(a *attempt) bool { return a.number == e.Attempt && a.lease == c.id })
+		}
+		c.pool.stepLocked(replicas.Recalled{Replica: id, Call: call, Attempt: n, Given: true})
 		return
 	}
-	if at := t.attempt(e.Attempt); at != nil {
+	if t == nil || Ended(t.status) {
+		// It was cancelled or ran out of time: now the container is free again.
+		c.pool.stepLocked(replicas.Result{Replica: id, Call: call, Attempt: n, Failure: &replicas.Failure{Kind: replicas.FailCancelled}})
+		return
+	}
+	at := t.attempt(e.Attempt)
+	if at != nil {
 		at.ended = time.Now()
 		at.end = e.Kind.String()
 	}
-	o, f := c.outcome(t, e)
-	t.answers[e.Attempt] = o
+	o, f := c.outcome(t, at, e)
+	t.answers[e.Attempt] = answer{o, f}
 	t.holds = append(t.holds, c.hold(event))
-	c.pool.stepLocked(replicas.Result{Replica: id, Call: replicas.CallID(t.id), Attempt: n, Failure: f})
+	c.pool.stepLocked(replicas.Result{Replica: id, Call: call, Attempt: n, Failure: f})
 }
 
 // outcome turns a call's end into what the client sees and what the pool needs.
-func (c *leaseClient) outcome(t *task, e *peerv1.CallEnded) (*beamv1.Outcome, *replicas.Failure) {
+func (c *leaseClient) outcome(t *task, at *attempt, e *peerv1.CallEnded) (*beamv1.Outcome, *replicas.Failure) {
 	node := c.o.cfg.NodeName(c.node)
 	o := &beamv1.Outcome{TaskId: t.id, NodeId: string(c.node), NodeName: node, ContainerId: string(c.id), Attempt: e.Attempt,
-		Warm: c.calls > 1, ResultFormat: e.Format}
+		Warm: at != nil && at.warm, ResultFormat: e.Format}
 	if c.note != "" {
 		o.Notes = append(o.Notes, c.note)
 	}
@@ -442,7 +525,6 @@ func (o *Owner) leaseGoneLocked(c *leaseClient, by goneBy) {
 		return
 	}
 	c.over = true
-	c.cancel()
 	delete(o.leases, c.id)
 	delete(o.offers, c.offer)
 	// In case it was only the stream that ended: the market lets it go too.
@@ -451,7 +533,7 @@ func (o *Owner) leaseGoneLocked(c *leaseClient, by goneBy) {
 		return
 	}
 	p := c.pool
-	if c.ready || c.given {
+	if c.ready {
 		f := replicas.Failure{Kind: replicas.FailCrash, Text: by.text}
 		if by.oom {
 			f.Kind = replicas.FailOOM

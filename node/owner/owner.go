@@ -19,6 +19,7 @@ import (
 // Bounds of what one owner keeps in memory.
 const (
 	maxOpenTasks = 100_000 // waiting and running
+	maxOpenBytes = 2 << 30 // of their arguments
 	maxRecent    = 10_000  // ended tasks kept for explain; older ones are in the journal
 	maxPools     = 1024    // stubs; idle ones are dropped above it
 	// defaultTTL is how long a task may wait to begin.
@@ -26,6 +27,9 @@ const (
 	// startTries is how often a container may fail to start before the stub's
 	// waiting tasks are told.
 	startTries = 3
+	// detailWait is how long the lease's stream may take to bring the end that
+	// the market has told already.
+	detailWait = 10 * time.Second
 )
 
 // Config is what an Owner is made from.
@@ -46,6 +50,9 @@ type Config struct {
 	// Discover looks for nodes of these GPU classes (none = any worker), feeds
 	// their adverts to Step and returns.
 	Discover func(ctx context.Context, classes []string)
+	// Limits say how this node finds others, where that is not by all means;
+	// explanations carry them.
+	Limits []string
 	// NodeName gives a node's name for people.
 	NodeName func(mesh.PeerID) string
 }
@@ -76,6 +83,10 @@ type Owner struct {
 	open    int
 	seq     uint64
 	closed  bool
+
+	openBytes int          // arguments of open tasks
+	restored  bool         // Restore is over: what is still an orphan is nobody's
+	parked    []StoredTask // headless ones that Restore could not plan
 }
 
 // wanted is one container that was asked of the market.
@@ -105,6 +116,9 @@ func (o *Owner) Step(ev market.OwnerEvent) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.marketLocked(ev)
+	if _, up := ev.(market.NodeUp); up {
+		o.unparkLocked()
+	}
 	o.drainLocked()
 }
 
@@ -185,8 +199,11 @@ func (o *Owner) marketActionLocked(a market.OwnerAction) {
 			c.pool.stepLocked(replicas.ReplicaDraining{Replica: replicas.ReplicaID(a.Lease)})
 		}
 	case market.Orphan:
-		// Leases of an earlier life that Restore did not take over.
-		o.marketLocked(market.Disown{Lease: a.Lease, Node: a.Node})
+		// Leases of an earlier life that Restore did not take over. They say so
+		// again and again: before Restore is over nothing is decided.
+		if o.restored && !o.isParkedLocked(a.Lease.Lease) {
+			o.marketLocked(market.Disown{Lease: a.Lease, Node: a.Node})
+		}
 	default:
 		o.log.Error("action is not carried out", "action", fmt.Sprintf("%T", a))
 	}
@@ -224,15 +241,26 @@ func (o *Owner) lostLocked(a market.Lost) {
 	node := o.cfg.NodeName(c.node)
 	switch a.Reason {
 	case market.EndExpired, market.EndNodeDown:
-		o.leaseGoneLocked(c, goneBy{nodeLost: true, text: fmt.Sprintf("node %s was lost (%s)", node, a.Detail)})
+		o.dropLeaseLocked(c, goneBy{nodeLost: true, text: fmt.Sprintf("node %s was lost (%s)", node, a.Detail)})
 	default:
 		// Give the stream time to bring the end with its details.
-		time.AfterFunc(10*time.Second, func() {
+		time.AfterFunc(detailWait, func() {
 			o.mu.Lock()
 			defer o.mu.Unlock()
-			o.leaseGoneLocked(c, goneBy{nodeLost: true, text: fmt.Sprintf("the container on %s ended: %s", node, a.Detail)})
+			if o.closed {
+				return
+			}
+			o.dropLeaseLocked(c, goneBy{nodeLost: true, text: fmt.Sprintf("the container on %s ended: %s", node, a.Detail)})
 			o.drainLocked()
 		})
+	}
+}
+
+// dropLeaseLocked gives a lease up whose worker does not say the last word.
+func (o *Owner) dropLeaseLocked(c *leaseClient, by goneBy) {
+	if !c.over {
+		o.leaseGoneLocked(c, by)
+		c.cancel()
 	}
 }
 
@@ -252,8 +280,8 @@ func (o *Owner) orderLocked(a market.Award, to scheduler.NodeID) []byte {
 
 func (o *Owner) newOfferIDLocked(p *pool) market.OfferID {
 	o.seq++
-	kind := "function"
-	return market.OfferID(fmt.Sprintf("%s-%s-%s", kind, p.plan.StubID[:8], shortID(o.cfg.Self, o.cfg.Epoch, o.seq)))
+	stub := p.plan.StubID[:min(8, len(p.plan.StubID))]
+	return market.OfferID(fmt.Sprintf("function-%s-%s", stub, shortID(o.cfg.Self, o.cfg.Epoch, o.seq)))
 }
 
 // Submit takes one call. It returns the task's id after the journal has it.
@@ -266,26 +294,40 @@ func (o *Owner) Submit(ctx context.Context, r Request) (string, error) {
 	t := &task{
 		id: NewTaskID(string(o.cfg.Self)), workspace: r.Workspace, stubID: r.StubID, stubName: p.plan.StubName,
 		args: r.Args, format: r.Format, headless: r.Headless || cfg.Headless, callback: r.CallbackURL,
-		created: time.Now(), status: Pending, notify: r.Notify, answers: map[uint32]*beamv1.Outcome{}, done: make(chan struct{}),
+		created: time.Now(), status: Pending, notify: r.Notify, answers: map[uint32]answer{}, done: make(chan struct{}),
 	}
 	if t.callback == "" {
 		t.callback = cfg.CallbackURL
 	}
 	t.ctx, t.stop = context.WithCancel(o.ctx)
 	o.mu.Lock()
-	if o.open >= maxOpenTasks {
+	if err := o.roomLocked(len(t.args)); err != nil {
 		o.mu.Unlock()
-		return "", fault.New(fault.NoCapacity, fmt.Sprintf("%d tasks are open at this node", maxOpenTasks), "wait for some to end, or submit at another node")
+		t.stop()
+		return "", err
 	}
 	o.open++
+	o.openBytes += len(t.args)
 	o.mu.Unlock()
-	err = o.cfg.Journal.Submitted(ctx, TaskRecord{ID: t.id, Workspace: t.workspace, StubID: t.stubID, StubName: t.stubName,
+	// A client that leaves now must not make it unknown whether the journal has
+	// the task: it is cancelled like any other.
+	err = o.cfg.Journal.Submitted(context.WithoutCancel(ctx), TaskRecord{ID: t.id, Workspace: t.workspace, StubID: t.stubID, StubName: t.stubName,
 		Format: t.format, CallbackURL: t.callback, Args: t.args, Headless: t.headless, CreatedUnixMicro: t.created.UnixMicro()})
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if err == nil && o.closed {
+		err = errClosing
+	}
 	if err != nil {
 		o.open--
+		o.openBytes -= len(t.args)
+		t.stop()
 		return "", fmt.Errorf("journal task: %w", err)
+	}
+	if q := o.pools[p.key]; q != nil {
+		p = q
+	} else {
+		o.pools[p.key] = p // dropped as idle meanwhile
 	}
 	o.tasks[t.id] = t
 	o.submitLocked(p, t)
@@ -293,23 +335,47 @@ func (o *Owner) Submit(ctx context.Context, r Request) (string, error) {
 	return t.id, nil
 }
 
+var errClosing = fault.New(fault.Unreachable, "the node is shutting down", "submit at another node")
+
+// roomLocked refuses a task that this node has no memory for.
+func (o *Owner) roomLocked(bytes int) error {
+	switch {
+	case o.closed:
+		return errClosing
+	case o.open >= maxOpenTasks:
+		return fault.New(fault.NoCapacity, fmt.Sprintf("%d tasks are open at this node", o.open), "wait for some to end, or submit at another node")
+	case o.openBytes+bytes > maxOpenBytes:
+		return fault.New(fault.NoCapacity, fmt.Sprintf("the arguments of the tasks that are open at this node fill %d MiB", o.openBytes>>20),
+			"wait for some to end, or submit at another node")
+	}
+	return nil
+}
+
 func (o *Owner) submitLocked(p *pool, t *task) {
+	p.enlistLocked(t)
+	p.stepLocked(replicas.Submit{Call: o.callOf(p, t)})
+}
+
+// callOf is what a pool knows of a task.
+func (o *Owner) callOf(p *pool, t *task) replicas.Call {
 	cfg := p.plan.Config
 	ttl := defaultTTL
 	if cfg.TTLSec > 0 {
 		ttl = time.Duration(cfg.TTLSec) * time.Second
 	}
-	call := replicas.Call{ID: replicas.CallID(t.id), Deadline: o.cfg.Clock() + ttl, Retries: cfg.Retries, RetryFor: []string{retryName}}
+	call := replicas.Call{ID: replicas.CallID(t.id), Deadline: o.cfg.Clock() + ttl, Retries: cfg.Retries, RetryFor: retryFor}
 	if d := cfg.Timeout(); d > 0 {
 		call.Timeout = d + timeoutSlack // the worker's own timer comes first
 	}
-	p.used = time.Now()
-	p.stepLocked(replicas.Submit{Call: call})
+	return call
 }
 
 // retryName marks the failures that the runner found in the stub's retry_for;
 // others of the user's own exceptions are final.
 const retryName = "retry_for"
+
+// retryFor is what a stub's retries are for: these, and containers that crash.
+var retryFor = []string{retryName, string(replicas.FailCrash), string(replicas.FailOOM)}
 
 // timeoutSlack is how much later than the worker the owner gives a call up.
 const timeoutSlack = 15 * time.Second
@@ -357,7 +423,13 @@ func (o *Owner) Wait(ctx context.Context, taskID string) (*beamv1.Outcome, error
 	}
 	select {
 	case <-t.done:
-		return t.outcome, nil
+		o.mu.Lock()
+		out, slim := t.outcome, t.slim
+		o.mu.Unlock()
+		if slim {
+			return o.storedOutcome(taskID)
+		}
+		return out, nil
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}

@@ -73,4 +73,5 @@ type StoredTask struct {
 	TaskRecord
 	Attempt *AttemptRecord // the newest
 	End     *EndRecord     // nil while it is open
+	Damaged error          // its arguments cannot be read any more
 }

@@ -30,6 +30,10 @@ type pool struct {
 	timer   *time.Timer
 	used    time.Time
 
+	headless  int     // open tasks that must outlive us
+	listeners []*task // with somebody who listens, oldest first; ended ones go now and then
+	compactAt int     // number of listeners at which they do
+
 	waiting  string              // why containers do not come, for people
 	fatal    *beamv1.ErrorDetail // why they never will
 	userFail *peerv1.UserError   // the program could not be loaded
@@ -121,17 +125,21 @@ func (p *pool) actionLocked(a replicas.Action) {
 	case replicas.Dispatch:
 		p.dispatchLocked(a)
 	case replicas.Recall:
-		if c, t := o.leases[market.LeaseID(a.Replica)], o.tasks[string(a.Call)]; c != nil && t != nil {
-			c.send(&peerv1.LeaseDown{What: &peerv1.LeaseDown_Recall{Recall: &peerv1.Recall{TaskId: t.id, Attempt: t.base + uint32(a.Attempt)}}})
+		if p.unsentLocked(a.Call, a.Attempt) {
+			p.stepLocked(replicas.Recalled{Replica: a.Replica, Call: a.Call, Attempt: a.Attempt, Given: true})
+		} else if c := o.leases[market.LeaseID(a.Replica)]; c != nil {
+			c.send(&peerv1.LeaseDown{What: &peerv1.LeaseDown_Recall{Recall: &peerv1.Recall{TaskId: string(a.Call), Attempt: uint32(a.Attempt)}}})
 		}
 	case replicas.StopCall:
-		if c, t := o.leases[market.LeaseID(a.Replica)], o.tasks[string(a.Call)]; c != nil && t != nil {
-			c.send(&peerv1.LeaseDown{What: &peerv1.LeaseDown_Cancel{Cancel: &peerv1.Cancel{TaskId: t.id, Attempt: t.base + uint32(a.Attempt)}}})
+		if p.unsentLocked(a.Call, a.Attempt) {
+			p.stepLocked(replicas.Result{Replica: a.Replica, Call: a.Call, Attempt: a.Attempt, Failure: &replicas.Failure{Kind: replicas.FailCancelled}})
+		} else if c := o.leases[market.LeaseID(a.Replica)]; c != nil {
+			c.send(&peerv1.LeaseDown{What: &peerv1.LeaseDown_Cancel{Cancel: &peerv1.Cancel{TaskId: string(a.Call), Attempt: uint32(a.Attempt)}}})
 		}
 	case replicas.Retrying:
 		if t := o.tasks[string(a.Call)]; t != nil {
 			t.status = Retrying
-			if at := t.attempt(t.base + uint32(a.Attempt)); at != nil {
+			if at := t.attempt(uint32(a.Attempt)); at != nil {
 				at.ended, at.end = time.Now(), a.Failure.Text
 			}
 			for _, release := range t.holds {
@@ -150,30 +158,54 @@ func (p *pool) actionLocked(a replicas.Action) {
 
 func (p *pool) acquireLocked() {
 	o := p.o
-	// A container of an earlier life of this owner answers the first wish.
-	for _, c := range o.leases {
-		if c.pool == p && c.adopted && !c.given {
-			c.given = true
-			p.stepLocked(replicas.ReplicaReady{Replica: replicas.ReplicaID(c.id), Node: string(c.node)})
-			return
-		}
-	}
+	p.fatal, p.userFail = nil, nil // it is tried anew
 	w := &wanted{id: o.newOfferIDLocked(p), pool: p, submitted: time.Now()}
 	o.offers[w.id] = w
-	o.marketLocked(market.Submit{Offer: market.Offer{ID: w.id, Demand: p.plan.Demand, Group: p.key, Headless: p.anyHeadlessLocked()}})
+	o.marketLocked(market.Submit{Offer: market.Offer{ID: w.id, Demand: p.plan.Demand, Group: p.key, Headless: p.plan.Config.Headless || p.headless > 0}})
 }
 
-// anyHeadlessLocked tells whether a container started now must outlive us.
-func (p *pool) anyHeadlessLocked() bool {
-	if p.plan.Config.Headless {
-		return true
+// enlistLocked counts a task in that this pool runs from now on.
+func (p *pool) enlistLocked(t *task) {
+	p.used = time.Now()
+	if t.headless {
+		p.headless++
 	}
-	for _, t := range p.o.tasks {
-		if t.stubID == p.plan.StubID && t.headless && !Ended(t.status) {
-			return true
+	if t.notify == nil {
+		return
+	}
+	if len(p.listeners) > p.compactAt {
+		p.listeners = slices.DeleteFunc(p.listeners, func(t *task) bool { return t.notify == nil || Ended(t.status) })
+		p.compactAt = max(64, 2*len(p.listeners))
+	}
+	p.listeners = append(p.listeners, t)
+}
+
+// listenerLocked is the oldest task that somebody listens to; nil if none.
+func (p *pool) listenerLocked() *task {
+	for len(p.listeners) > 0 {
+		t := p.listeners[0]
+		if t.notify != nil && !Ended(t.status) {
+			return t
 		}
+		p.listeners[0] = nil
+		p.listeners = p.listeners[1:]
 	}
-	return false
+	return nil
+}
+
+// unsentLocked takes an attempt back that waits for the journal; false if it is
+// on its way to its container.
+func (p *pool) unsentLocked(call replicas.CallID, attempt int) bool {
+	t := p.o.tasks[string(call)]
+	if t == nil {
+		return false
+	}
+	at := t.attempt(uint32(attempt))
+	if at == nil || at.sent {
+		return false
+	}
+	at.dropped = true
+	return true
 }
 
 // unacquireLocked takes back wishes, the newest first; those whose container is
@@ -219,12 +251,14 @@ func (p *pool) dispatchLocked(a replicas.Dispatch) {
 		o.log.Error("dispatch without task or lease", "task", a.Call, "lease", a.Replica)
 		return
 	}
-	at := &attempt{number: t.base + uint32(a.Attempt), lease: c.id, offer: c.offer, node: string(c.node),
+	at := &attempt{number: uint32(a.Attempt), lease: c.id, offer: c.offer, node: string(c.node),
 		warm: c.calls > 0, dispatched: time.Now()}
 	c.calls++
+	if n := len(t.attempts); n >= maxAttempts { // retries are bounded; what is recalled again and again is not
+		t.attempts = slices.Delete(t.attempts, 0, n-maxAttempts+1)
+	}
 	t.attempts = append(t.attempts, at)
-	call := &peerv1.Call{TaskId: t.id, Attempt: at.number, Args: t.args, Format: t.format,
-		TimeoutMs: p.plan.Config.Timeout().Milliseconds()}
+	call := p.message(t, at)
 	if t.headless {
 		// The journal must know where it runs before it can run there.
 		rec := AttemptRecord{Number: at.number, Lease: string(c.id), Offer: string(c.offer), Node: string(c.node), Epoch: c.fence.Epoch}
@@ -234,11 +268,26 @@ func (p *pool) dispatchLocked(a replicas.Dispatch) {
 			if err := o.cfg.Journal.Attempted(o.ctx, t.id, rec); err != nil {
 				o.log.Error("journal attempt", "task", t.id, "err", err)
 			}
-			c.send(&peerv1.LeaseDown{What: &peerv1.LeaseDown_Call{Call: call}})
+			o.mu.Lock()
+			defer o.mu.Unlock()
+			if !at.dropped {
+				at.sent = true
+				c.send(call)
+			}
 		}()
 		return
 	}
-	c.send(&peerv1.LeaseDown{What: &peerv1.LeaseDown_Call{Call: call}})
+	at.sent = true
+	c.send(call)
+}
+
+// maxAttempts bounds what is remembered of a task's dispatches.
+const maxAttempts = 256
+
+// message is an attempt as its container gets it.
+func (p *pool) message(t *task, at *attempt) *peerv1.LeaseDown {
+	return &peerv1.LeaseDown{What: &peerv1.LeaseDown_Call{Call: &peerv1.Call{TaskId: t.id, Attempt: at.number, Args: t.args,
+		Format: t.format, TimeoutMs: p.plan.Config.Timeout().Milliseconds()}}}
 }
 
 // order is the work order for a lease of this pool.
@@ -250,7 +299,7 @@ func (p *pool) order(planner Planner, leaseID, worker string) ([]byte, error) {
 
 func shortID(self mesh.PeerID, epoch, seq uint64) string {
 	sum := sha256.Sum256(fmt.Appendf(nil, "%s/%d/%d", self, epoch, seq))
-	return hex.EncodeToString(sum[:5])
+	return hex.EncodeToString(sum[:8])
 }
 
 // waitingText says why work waits: the nearest misses, then what helps.

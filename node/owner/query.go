@@ -8,6 +8,7 @@ import (
 	"github.com/beammesh/beammesh/mesh"
 	beamv1 "github.com/beammesh/beammesh/proto/beammesh/v1"
 	"github.com/beammesh/beammesh/proto/fault"
+	"github.com/beammesh/beammesh/scheduler/market"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
@@ -27,18 +28,23 @@ func stamp(t time.Time) *timestamppb.Timestamp {
 
 func (o *Owner) infoLocked(t *task) *beamv1.TaskInfo {
 	i := &beamv1.TaskInfo{Id: t.id, Status: t.status, StubId: t.stubID, StubName: t.stubName, WorkspaceId: t.workspace,
-		OwnerId: string(o.cfg.Self), OwnerName: o.cfg.Name, CreatedAt: stamp(t.created), StartedAt: stamp(t.started),
-		EndedAt: stamp(t.ended), Headless: t.headless, Outcome: t.outcome}
+		OwnerId: string(o.cfg.Self), OwnerName: o.cfg.Name, CreatedAt: stamp(t.created), StartedAt: stamp(t.started), Headless: t.headless}
+	switch {
+	case t.told:
+		i.EndedAt, i.Outcome = stamp(t.ended), t.outcome
+	case Ended(t.status): // but the journal does not have it yet
+		i.Status = Running
+	}
 	if at := t.last(); at != nil {
 		i.NodeId, i.NodeName, i.ContainerId, i.Attempt = at.node, o.cfg.NodeName(peerID(at.node)), string(at.lease), at.number
 	}
 	if p := o.pools[poolKey(t.workspace, t.stubID)]; p != nil && t.status == Pending {
 		i.Waiting = p.waiting
 		if i.Waiting == "" {
-			if s := p.machine.Stats(); s.Starting > 0 {
+			if n := p.machine.Starting(); n > 0 {
 				i.Waiting = "its container is starting"
-				if s.Starting > 1 {
-					i.Waiting = fmt.Sprintf("%d containers are starting", s.Starting)
+				if n > 1 {
+					i.Waiting = fmt.Sprintf("%d containers are starting", n)
 				}
 			}
 		}
@@ -49,7 +55,7 @@ func (o *Owner) infoLocked(t *task) *beamv1.TaskInfo {
 // Get describes a task of this owner, with its outcome when it has ended.
 func (o *Owner) Get(workspace, id string) (*beamv1.TaskInfo, error) {
 	o.mu.Lock()
-	if t := o.tasks[id]; t != nil && t.workspace == workspace {
+	if t := o.tasks[id]; t != nil && t.workspace == workspace && !t.slim {
 		defer o.mu.Unlock()
 		return o.infoLocked(t), nil
 	}
@@ -97,12 +103,22 @@ func (o *Owner) List(workspace, status, stubID string, limit int) ([]*beamv1.Tas
 	}
 	limit = min(limit, 1000)
 	o.mu.Lock()
-	var infos []*beamv1.TaskInfo
-	have := map[string]bool{}
+	var mine []*task
+	have := make(map[string]bool, len(o.tasks))
 	for _, t := range o.tasks {
 		have[t.id] = true
-		if t.workspace == workspace {
-			infos = append(infos, o.infoLocked(t))
+		if t.workspace == workspace && (status == "" || t.status == status || !t.told) && (stubID == "" || t.stubID == stubID) {
+			mine = append(mine, t)
+		}
+	}
+	slices.SortFunc(mine, func(a, b *task) int { return b.created.Compare(a.created) })
+	var infos []*beamv1.TaskInfo
+	for _, t := range mine {
+		if i := o.infoLocked(t); status == "" || i.Status == status {
+			infos = append(infos, i)
+		}
+		if len(infos) == limit {
+			break
 		}
 	}
 	o.mu.Unlock()
@@ -122,9 +138,7 @@ func (o *Owner) List(workspace, status, stubID string, limit int) ([]*beamv1.Tas
 	infos = infos[:min(limit, len(infos))]
 	for k, i := range infos {
 		if i.Outcome != nil {
-			c := proto.Clone(i).(*beamv1.TaskInfo)
-			c.Outcome.Result, c.Outcome.Exception = nil, nil
-			infos[k] = c
+			infos[k].Outcome = WithoutResult(i.Outcome)
 		}
 	}
 	return infos, nil
@@ -161,19 +175,29 @@ func (o *Owner) Explain(workspace, id string) (*beamv1.ExplainResponse, error) {
 		r.Attempts = append(r.Attempts, a)
 	}
 	if p := o.pools[poolKey(t.workspace, t.stubID)]; p != nil && len(t.attempts) == 0 {
-		// It waits: the container that is wanted longest says why.
+		// It waits: the container that is wanted longest and does not take calls
+		// yet says why.
+		ready := map[market.OfferID]bool{}
+		for _, c := range o.leases {
+			if c.pool == p && c.ready {
+				ready[c.offer] = true
+			}
+		}
 		var oldest *wanted
 		for _, w := range o.offers {
-			if w.pool == p && (oldest == nil || w.submitted.Before(oldest.submitted)) {
+			if w.pool == p && !ready[w.id] && (oldest == nil || w.submitted.Before(oldest.submitted)) {
 				oldest = w
 			}
 		}
 		a := &beamv1.Attempt{Attempt: 1, How: "waiting"}
 		if oldest != nil {
 			o.explainOfferLocked(a, oldest.id)
-			if !oldest.placed {
-				a.How = "waiting"
+			a.How = "waiting"
+			if oldest.placed {
+				a.Notes = append(a.Notes, "the container is starting")
 			}
+		} else if len(ready) > 0 {
+			a.Notes = append(a.Notes, fmt.Sprintf("all %d containers are busy", len(ready)))
 		}
 		if p.fatal != nil {
 			a.Notes = append(a.Notes, p.fatal.Message, p.fatal.Hint)

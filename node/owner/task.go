@@ -3,14 +3,15 @@ package owner
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/hex"
+	"slices"
 	"sync"
 	"time"
 
-	"crypto/sha256"
-
 	beamv1 "github.com/beammesh/beammesh/proto/beammesh/v1"
 	"github.com/beammesh/beammesh/scheduler/market"
+	"github.com/beammesh/beammesh/scheduler/replicas"
 )
 
 // Statuses of a task, as the stock client knows them.
@@ -60,7 +61,6 @@ type task struct {
 	headless  bool
 	callback  string
 	created   time.Time
-	base      uint32 // attempts of an earlier life of this owner
 
 	// guarded by Owner.mu
 	status   string
@@ -69,14 +69,30 @@ type task struct {
 	started  time.Time
 	ended    time.Time
 	outcome  *beamv1.Outcome
-	answers  map[uint32]*beamv1.Outcome // by attempt, until the pool decides
-	holds    []func()                   // ends that workers keep until we have journalled
+	told     bool              // the journal has its end: others may know it
+	slim     bool              // outcome lacks its result, which is in the journal
+	answers  map[uint32]answer // by attempt, until the pool decides
+	holds    []func()          // ends that workers keep until we have journalled
 	notify   Notify
 	ctx      context.Context // over when nobody listens any more
 	stop     context.CancelFunc
 	done     chan struct{} // closed at the end
 
 	logMu sync.Mutex // keeps Notify calls of one task in order
+}
+
+// answer is what a container said of an attempt, and what the pool was told.
+type answer struct {
+	outcome *beamv1.Outcome
+	failure *replicas.Failure
+}
+
+// answers tells whether the pool's decision is that of this answer.
+func (a answer) answers(f *replicas.Failure) bool {
+	if a.failure == nil || f == nil {
+		return a.outcome != nil && a.failure == f
+	}
+	return *a.failure == *f
 }
 
 // attempt is one dispatch of a task to a container.
@@ -90,15 +106,24 @@ type attempt struct {
 	started    time.Time
 	ended      time.Time
 	end        string
+	sent       bool // on its way to the container
+	dropped    bool // stopped or recalled before it was sent
 }
 
+// attempt finds the newest dispatch with a number: one that was recalled comes
+// again under the same.
 func (t *task) attempt(n uint32) *attempt {
-	for _, a := range t.attempts {
+	for _, a := range slices.Backward(t.attempts) {
 		if a.number == n {
 			return a
 		}
 	}
 	return nil
+}
+
+// ranOn tells whether the task was ever given to a lease.
+func (t *task) ranOn(id market.LeaseID) bool {
+	return slices.ContainsFunc(t.attempts, func(a *attempt) bool { return a.lease == id })
 }
 
 func (t *task) last() *attempt {

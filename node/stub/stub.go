@@ -6,6 +6,7 @@ package stub
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"net/netip"
 	"slices"
 	"strings"
@@ -23,6 +24,11 @@ const (
 	maxEnvBytes  = 64 << 10
 	maxAllowList = 64
 	maxNames     = 128
+	maxText      = 4 << 10  // of a name, a handler, an address
+	maxExtra     = 64 << 10 // of what we only keep
+	maxRetries   = 100
+	maxSeconds   = 366 * 24 * 3600
+	maxMachines  = 10_000
 )
 
 // Defaults where the wire says zero.
@@ -123,8 +129,26 @@ func (c *Config) check(r *gatewaypb.GetOrCreateStubRequest) error {
 	if mod, fn, ok := strings.Cut(c.Handler, ":"); !ok || mod == "" || fn == "" {
 		return fault.New(fault.Invalid, fmt.Sprintf("handler %q is not module:function", c.Handler), "")
 	}
+	for name, s := range map[string]string{"handler": c.Handler, "on_start": c.OnStart, "image id": c.ImageID, "python version": c.Python,
+		"client python": c.ClientPython, "gpu": c.GPU, "callback_url": c.CallbackURL, "app": c.App, "name": r.Name} {
+		if len(s) > maxText {
+			return fault.Newf(fault.TooLarge, "%s has %d bytes, at most %d are taken", name, len(s), maxText)
+		}
+	}
+	if len(c.Extra) > maxExtra || size(c.RetryFor) > maxExtra {
+		return fault.Newf(fault.TooLarge, "extra or retry_for has more than %d bytes", maxExtra)
+	}
 	if c.CPUMillis < 0 || c.MemoryMiB < 0 {
 		return fault.New(fault.Invalid, "cpu and memory cannot be negative", "")
+	}
+	if c.Retries > maxRetries {
+		return fault.Newf(fault.Invalid, "retries is %d, at most %d are allowed", c.Retries, maxRetries)
+	}
+	if c.TimeoutSec > maxSeconds || c.TTLSec > maxSeconds || c.KeepWarmSec > maxSeconds || math.IsNaN(c.KeepWarmSec) || math.IsInf(c.KeepWarmSec, 0) {
+		return fault.New(fault.Invalid, "timeout, ttl and keep_warm_seconds are at most a year", "give -1 for no limit")
+	}
+	if c.MaxContainers > maxMachines {
+		return fault.Newf(fault.Invalid, "max_containers is %d, at most %d are allowed", c.MaxContainers, maxMachines)
 	}
 	if len(c.Env) > maxEnv || size(c.Env) > maxEnvBytes {
 		return fault.Newf(fault.TooLarge, "env has %d variables and %d bytes, at most %d and %d are allowed", len(c.Env), size(c.Env), maxEnv, maxEnvBytes)
@@ -148,7 +172,7 @@ func (c *Config) check(r *gatewaypb.GetOrCreateStubRequest) error {
 	if len(r.Volumes) > 0 || len(r.Secrets) > 0 || len(r.Disks) > 0 {
 		return fault.New(fault.Unsupported, "volumes and secrets are not served by this version", "leave them out for now; pass data as arguments and env")
 	}
-	_, err := c.wants()
+	_, err := c.Demand("", nil)
 	return err
 }
 

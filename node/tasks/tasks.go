@@ -128,7 +128,9 @@ func (r *Router) everyone(ctx context.Context, req *peerv1.TaskRequest, fresh fu
 	var wg sync.WaitGroup
 	for _, m := range r.Members.Members() {
 		if m.ID != r.Self && !m.Connected {
+			mu.Lock()
 			missing = append(missing, m.Name)
+			mu.Unlock()
 			continue
 		}
 		wg.Add(1)
@@ -205,7 +207,7 @@ func (r *Router) answer(req *peerv1.TaskRequest) *peerv1.TaskReply {
 	}
 	if err != nil {
 		f := fault.From(err)
-		rep.Code, rep.Message, rep.Hint = string(f.Code), f.Error(), f.Hint
+		rep.Code, rep.Message, rep.Hint = string(f.Code), f.Message, f.Hint
 	}
 	return rep
 }

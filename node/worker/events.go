@@ -15,6 +15,9 @@ const (
 	// maxDetachedLogs bounds log output kept while no owner reads: beyond it
 	// only the log file on this node has the lines.
 	maxDetachedLogs = 4 << 20
+	// maxEvents bounds the number of unacknowledged events: an owner that sends
+	// on and on without acknowledging is not one of ours.
+	maxEvents = 1 << 20
 )
 
 // eventLog is a lease's outbox: numbered events, kept until acknowledged.
@@ -39,7 +42,8 @@ func (l *eventLog) changedLocked() {
 }
 
 // add appends an event that must not be lost: it never blocks and never drops.
-// What it can hold is bounded by the calls a lease may have in flight.
+// What it can hold is bounded by the calls a lease may have in flight, because
+// the next call begins only when there is room again.
 func (l *eventLog) add(ev *peerv1.LeaseUp) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -83,6 +87,37 @@ func (l *eventLog) addOutput(ctx context.Context, ev *peerv1.LeaseUp) {
 			return
 		}
 	}
+}
+
+// room waits until less than the bound is unacknowledged.
+func (l *eventLog) room(ctx context.Context) {
+	for {
+		l.mu.Lock()
+		full, wake := l.bytes >= maxUnacked && !l.closed, l.wake
+		l.mu.Unlock()
+		if !full {
+			return
+		}
+		select {
+		case <-wake:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// full tells whether the owner must acknowledge before it may say more.
+func (l *eventLog) full() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.events) >= maxEvents
+}
+
+// size is what is kept now.
+func (l *eventLog) size() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.bytes
 }
 
 // hasEnd tells whether the end of a call is among the events that are kept.

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -44,15 +45,20 @@ type lease struct {
 
 	out *eventLog
 
+	oomSeen int64 // OOM kills that were told; only callLoop uses it
+
 	mu      sync.Mutex
 	queue   []*peerv1.Call // waiting calls, first to run first
 	current *running       // nil between calls
+	again   *peerv1.Call   // put back once, since its process was ending when it came
 	last    string         // task that output between calls belongs to
-	ready   bool
-	wake    chan struct{} // one token: the queue grew
+	wake    chan struct{}  // one token: the queue grew
 
 	cancel  context.CancelCauseFunc // ends run; the cause becomes the reason
 	onReady func()                  // called once, when the program is loaded
+	settle  func()                  // ends the CPU boost of the start; set by serve
+	// onDrained is called when the lease is over and all was acknowledged.
+	onDrained func()
 }
 
 // running is the call that the runner process works on.
@@ -60,6 +66,7 @@ type running struct {
 	call   *peerv1.Call
 	log    *attemptLog
 	cancel chan bool // buffered: true = no grace
+	begun  bool      // the runner said so; only the lease's goroutine looks at it
 }
 
 // environment is what all leases of a worker share.
@@ -155,6 +162,8 @@ func (l *lease) serve(ctx context.Context) *peerv1.LeaseGone {
 	if err != nil {
 		return l.failed(ctx, "start", err)
 	}
+	asked := spec.Limits
+	spec.Limits.CPUMillis = boosted(asked.CPUMillis)
 	c, err := l.env.engine.Start(ctx, spec)
 	if err != nil {
 		return l.failed(ctx, "start", err)
@@ -168,24 +177,29 @@ func (l *lease) serve(ctx context.Context) *peerv1.LeaseGone {
 		}
 	}()
 	l.phase("start", t, "")
+	defer l.endBoost(ctx, c, asked)()
 	return l.callLoop(ctx, c)
 }
 
 func (l *lease) callLoop(ctx context.Context, c runtime.Container) *peerv1.LeaseGone {
+	deaths := 0
 	for first := true; ; first = false {
 		r, gone := l.startRunner(ctx, c, first)
 		if gone != nil {
 			return gone
 		}
+		deaths++
 		for {
 			call, ok := l.nextCall(ctx, c, r)
 			if !ok {
 				break
 			}
+			deaths = 0
 			if alive := l.runCall(ctx, c, r, call); !alive {
 				break
 			}
 		}
+		r.quiet()
 		if ctx.Err() != nil {
 			return &peerv1.LeaseGone{}
 		}
@@ -194,6 +208,53 @@ func (l *lease) callLoop(ctx context.Context, c runtime.Container) *peerv1.Lease
 			return containerGone(c.End())
 		default: // only the process is gone: the next one takes over
 		}
+		if deaths >= maxIdleDeaths {
+			return &peerv1.LeaseGone{Reason: string(runtime.EndExited), Message: fmt.Sprintf(
+				"the program ended by itself %d times without a call (exit code %d)", deaths, r.ExitCode())}
+		}
+	}
+}
+
+// A container that was granted less gets a whole core while Python starts and
+// the program is imported: with the default eighth of a core that takes most of
+// a second. It ends when the program is loaded, at the latest after boostLimit,
+// so that loading a model is not worth more than was asked for.
+const (
+	boostMillis = 1000
+	boostLimit  = 5 * time.Second
+)
+
+// boosted is the CPU limit to start with; 0 is no limit and stays that.
+func boosted(asked int64) int64 {
+	if asked > 0 {
+		asked = max(asked, boostMillis)
+	}
+	return asked
+}
+
+// endBoost arranges that the container has what was asked for from the moment
+// when the program is loaded. stop waits until nothing touches c any more.
+func (l *lease) endBoost(ctx context.Context, c runtime.Container, asked runtime.Limits) (stop func()) {
+	if boosted(asked.CPUMillis) == asked.CPUMillis {
+		l.settle = func() {}
+		return func() {}
+	}
+	var once sync.Once
+	l.settle = func() {
+		once.Do(func() {
+			if err := c.SetLimits(ctx, asked); err != nil && ctx.Err() == nil {
+				select {
+				case <-c.Done():
+				default:
+					l.log.Error("limit the CPU of a container", "container", c.ID(), "err", err)
+				}
+			}
+		})
+	}
+	timer := time.AfterFunc(boostLimit, l.settle)
+	return func() {
+		timer.Stop()
+		once.Do(func() {}) // it has run, or never will
 	}
 }
 
@@ -212,7 +273,7 @@ func (l *lease) failed(ctx context.Context, step string, err error) *peerv1.Leas
 		return &peerv1.LeaseGone{}
 	}
 	f := fault.From(err)
-	return &peerv1.LeaseGone{Reason: "failed", Message: fmt.Sprintf("%s on %s: %s", step, l.env.nodeName, err), Hint: f.Hint}
+	return &peerv1.LeaseGone{Reason: "failed", Message: strings.ToValidUTF8(fmt.Sprintf("%s on %s: %s", step, l.env.nodeName, err), "\uFFFD"), Hint: f.Hint}
 }
 
 func pullDetail(bytes int64, from []string) string {
@@ -252,13 +313,11 @@ func (l *lease) spec(runDir string) (runtime.Spec, error) {
 	}, nil
 }
 
-// enqueue adds a call; false means that the lease has too many.
+// enqueue adds a call; false means that the lease has too many. One that is sent
+// again is recognised.
 func (l *lease) enqueue(c *peerv1.Call) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(l.queue) >= maxQueued {
-		return false
-	}
 	// A repeated send, after a broken stream or a restart of the owner: the call
 	// waits, runs, or its end is among the events not yet acknowledged.
 	for _, q := range l.queue {
@@ -267,10 +326,15 @@ func (l *lease) enqueue(c *peerv1.Call) bool {
 		}
 	}
 	if l.current != nil && l.current.call.TaskId == c.TaskId && l.current.call.Attempt == c.Attempt {
+		// A new life of the owner has not heard that it began.
+		l.emit(&peerv1.LeaseUp{What: &peerv1.LeaseUp_Started{Started: &peerv1.CallStarted{TaskId: c.TaskId, Attempt: c.Attempt}}})
 		return true
 	}
 	if l.out.hasEnd(c.TaskId, c.Attempt) {
 		return true
+	}
+	if len(l.queue) >= maxQueued {
+		return false
 	}
 	l.queue = append(l.queue, c)
 	select {

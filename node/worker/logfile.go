@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -14,8 +15,10 @@ const (
 	// maxLogFile bounds the log of one attempt; the first bytes are kept and
 	// the end says how much is missing.
 	maxLogFile = 8 << 20
-	// maxLogFiles and maxLogAge bound the folder.
+	// maxLogFiles, maxLogBytes and maxLogAge bound the folder; half of the first
+	// two is left when one is passed.
 	maxLogFiles = 10_000
+	maxLogBytes = 4 << 30
 	maxLogAge   = 7 * 24 * time.Hour
 )
 
@@ -25,17 +28,26 @@ const logHeader = 5
 
 var safeName = regexp.MustCompile(`^[a-zA-Z0-9-]{1,64}$`)
 
-// logDir keeps one bounded file per attempt, readable while it grows.
+// maxSilent bounds the attempts that are remembered to have printed nothing.
+const maxSilent = 10_000
+
+// logDir keeps one bounded file per attempt that prints, readable while it
+// grows. Most attempts print nothing: making a file for each would cost more
+// than a short call does.
 type logDir struct {
 	dir string
 
-	mu   sync.Mutex
-	open map[string]*attemptLog // by file name
+	mu     sync.Mutex
+	open   map[string]*attemptLog // by file name
+	files  int                    // about as many are there
+	bytes  int64
+	silent map[string]bool // ended without output; forgotten when it is full
 }
 
 type attemptLog struct {
+	path    string
 	mu      sync.Mutex
-	f       *os.File
+	f       *os.File // nil until something is printed
 	size    int64
 	dropped int64
 	done    bool
@@ -46,7 +58,7 @@ func newLogDir(dir string) (*logDir, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make log folder: %w", err)
 	}
-	d := &logDir{dir: dir, open: map[string]*attemptLog{}}
+	d := &logDir{dir: dir, open: map[string]*attemptLog{}, silent: map[string]bool{}}
 	d.prune(time.Now())
 	return d, nil
 }
@@ -58,22 +70,26 @@ func logName(task string, attempt uint32) (string, error) {
 	return fmt.Sprintf("%s.%d.log", task, attempt), nil
 }
 
-// create opens the log of an attempt; the caller closes it with finish.
+// create begins the log of an attempt; the caller closes it with finish.
 func (d *logDir) create(task string, attempt uint32) (*attemptLog, error) {
 	name, err := logName(task, attempt)
 	if err != nil {
 		return nil, err
 	}
-	f, err := os.OpenFile(filepath.Join(d.dir, name), os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("open log: %w", err)
-	}
-	l := &attemptLog{f: f, wake: make(chan struct{})}
+	l := &attemptLog{path: filepath.Join(d.dir, name), wake: make(chan struct{})}
 	d.mu.Lock()
 	d.open[name] = l
+	delete(d.silent, name)
+	over := d.overLocked()
 	d.mu.Unlock()
+	if over {
+		d.prune(time.Now())
+	}
 	return l, nil
 }
+
+// closedLog takes nothing: it stands in where there is no file.
+func closedLog() *attemptLog { return &attemptLog{done: true, wake: make(chan struct{})} }
 
 func (l *attemptLog) write(fd int, p []byte) {
 	l.mu.Lock()
@@ -81,11 +97,16 @@ func (l *attemptLog) write(fd int, p []byte) {
 	if l.done {
 		return
 	}
-	if l.size+int64(len(p)) > maxLogFile {
-		l.dropped += int64(len(p))
-		return
+	if keep := max(0, maxLogFile-l.size-logHeader); l.dropped > 0 || int64(len(p)) > keep {
+		if l.dropped > 0 {
+			keep = 0 // what follows a gap would mislead
+		}
+		l.dropped += int64(len(p)) - keep
+		p = p[:keep]
 	}
-	l.appendLocked(fd, p)
+	if len(p) > 0 {
+		l.appendLocked(fd, p)
+	}
 }
 
 func (l *attemptLog) appendLocked(fd int, p []byte) {
@@ -93,17 +114,33 @@ func (l *attemptLog) appendLocked(fd int, p []byte) {
 	n := len(p)
 	rec = append(rec, byte(fd), byte(n>>24), byte(n>>16), byte(n>>8), byte(n))
 	rec = append(rec, p...)
-	if w, err := l.f.WriteAt(rec, l.size); err != nil {
-		l.dropped += int64(len(p)) // a full disk must not end the program
-	} else {
-		l.size += int64(w)
+	if err := l.writeLocked(rec); err != nil {
+		l.dropped += int64(n) // a full disk must not end the program
 	}
 	close(l.wake)
 	l.wake = make(chan struct{})
 }
 
+func (l *attemptLog) writeLocked(rec []byte) error {
+	if l.f == nil {
+		f, err := os.OpenFile(l.path, os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o600)
+		if err != nil {
+			return err
+		}
+		l.f = f
+	}
+	w, err := l.f.WriteAt(rec, l.size)
+	if err == nil {
+		l.size += int64(w)
+	}
+	return err
+}
+
 // finish ends the log; later writes are ignored.
 func (d *logDir) finish(task string, attempt uint32, l *attemptLog) {
+	if l.path == "" {
+		return // a closedLog
+	}
 	l.mu.Lock()
 	if l.dropped > 0 {
 		l.appendLocked(2, fmt.Appendf(nil, "\n[%d bytes of output are not kept: a log holds %d MiB]\n", l.dropped, maxLogFile>>20))
@@ -111,6 +148,7 @@ func (d *logDir) finish(task string, attempt uint32, l *attemptLog) {
 	l.done = true
 	close(l.wake)
 	l.wake = make(chan struct{})
+	f, size := l.f, l.size
 	l.mu.Unlock()
 	name, err := logName(task, attempt)
 	if err != nil {
@@ -120,10 +158,27 @@ func (d *logDir) finish(task string, attempt uint32, l *attemptLog) {
 	if d.open[name] == l {
 		delete(d.open, name)
 	}
+	if f != nil {
+		d.files++
+		d.bytes += size
+	} else {
+		if len(d.silent) >= maxSilent {
+			clear(d.silent)
+		}
+		d.silent[name] = true
+	}
+	over := d.overLocked()
 	d.mu.Unlock()
-	// Readers that still follow hold l; the file itself is reopened by path.
-	_ = l.f.Close()
+	if f != nil {
+		// Readers that still follow hold l; the file itself is reopened by path.
+		_ = f.Close()
+	}
+	if over {
+		d.prune(time.Now())
+	}
 }
+
+func (d *logDir) overLocked() bool { return d.files > maxLogFiles || d.bytes > maxLogBytes }
 
 // read calls fn for every record from the start. With follow it goes on until
 // the attempt ends or stop closes. attempt 0 means the newest.
@@ -136,9 +191,15 @@ func (d *logDir) read(task string, attempt uint32, follow bool, stop <-chan stru
 		return err
 	}
 	d.mu.Lock()
-	live := d.open[name]
+	live, silent := d.open[name], d.silent[name]
 	d.mu.Unlock()
+	if silent || live != nil && !live.printed(follow, stop) {
+		return nil
+	}
 	f, err := os.Open(filepath.Join(d.dir, name))
+	if errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("nothing was printed, or it is no longer kept: %w", err)
+	}
 	if err != nil {
 		return fmt.Errorf("open log: %w", err)
 	}
@@ -156,12 +217,18 @@ func (d *logDir) read(task string, attempt uint32, follow bool, stop <-chan stru
 		}
 		for off < end {
 			var h [logHeader]byte
+			if off+logHeader > end {
+				return nil // cut by a crash of the node
+			}
 			if _, err := f.ReadAt(h[:], off); err != nil {
 				return fmt.Errorf("read log: %w", err)
 			}
 			n := int64(h[1])<<24 | int64(h[2])<<16 | int64(h[3])<<8 | int64(h[4])
 			if n > maxLogFile {
 				return fmt.Errorf("read log: record of %d bytes", n)
+			}
+			if off+logHeader+n > end {
+				return nil
 			}
 			p := make([]byte, n)
 			if _, err := f.ReadAt(p, off+logHeader); err != nil {
@@ -183,11 +250,36 @@ func (d *logDir) read(task string, attempt uint32, follow bool, stop <-chan stru
 	}
 }
 
+// printed tells whether there is a file, waiting for one if it is to be
+// followed until the attempt ends or stop closes.
+func (l *attemptLog) printed(follow bool, stop <-chan struct{}) bool {
+	for {
+		l.mu.Lock()
+		there, done, wake := l.f != nil, l.done, l.wake
+		l.mu.Unlock()
+		if there || done || !follow {
+			return there
+		}
+		select {
+		case <-wake:
+		case <-stop:
+			return false
+		}
+	}
+}
+
+// newest is the highest attempt that is known of a task.
 func (d *logDir) newest(task string) uint32 {
 	for a := uint32(64); a > 0; a-- {
 		name, err := logName(task, a)
 		if err != nil {
 			return 1
+		}
+		d.mu.Lock()
+		known := d.open[name] != nil || d.silent[name]
+		d.mu.Unlock()
+		if known {
+			return a
 		}
 		if _, err := os.Stat(filepath.Join(d.dir, name)); err == nil {
 			return a
@@ -196,7 +288,8 @@ func (d *logDir) newest(task string) uint32 {
 	return 1
 }
 
-// prune removes old logs; it runs at start and every half hour.
+// prune removes the oldest logs that are over the bounds, but none that is
+// being written.
 func (d *logDir) prune(now time.Time) {
 	entries, err := os.ReadDir(d.dir)
 	if err != nil {
@@ -205,17 +298,24 @@ func (d *logDir) prune(now time.Time) {
 	type aged struct {
 		name string
 		mod  time.Time
+		size int64
 	}
 	var files []aged
 	for _, e := range entries {
 		if info, err := e.Info(); err == nil && info.Mode().IsRegular() {
-			files = append(files, aged{e.Name(), info.ModTime()})
+			files = append(files, aged{e.Name(), info.ModTime(), info.Size()})
 		}
 	}
 	sort.Slice(files, func(i, j int) bool { return files[i].mod.After(files[j].mod) })
-	for i, f := range files {
-		if i >= maxLogFiles/2 || now.Sub(f.mod) > maxLogAge {
-			_ = os.Remove(filepath.Join(d.dir, f.name))
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.files, d.bytes = 0, 0
+	for _, f := range files {
+		old := d.files >= maxLogFiles/2 || d.bytes+f.size > maxLogBytes/2 || now.Sub(f.mod) > maxLogAge
+		if old && d.open[f.name] == nil && os.Remove(filepath.Join(d.dir, f.name)) == nil {
+			continue
 		}
+		d.files++
+		d.bytes += f.size
 	}
 }

@@ -83,6 +83,10 @@ func (w *Worker) ServeLease(ctx context.Context, s mesh.Stream) {
 	<-ctx.Done()
 }
 
+// errGreedy ends the stream of an owner that sends more than it may. Ours never
+// does: its window is a few calls, and it acknowledges what it reads.
+var errGreedy = errors.New("too many calls, or too few acknowledgements")
+
 // readDown carries out what the owner says until the stream ends.
 func (l *lease) readDown(conn *wire.Conn) error {
 	for {
@@ -92,8 +96,11 @@ func (l *lease) readDown(conn *wire.Conn) error {
 		}
 		switch what := m.What.(type) {
 		case *peerv1.LeaseDown_Call:
+			if l.out.full() {
+				return errGreedy
+			}
 			if !l.enqueue(what.Call) {
-				l.ended(what.Call, &peerv1.CallEnded{Kind: peerv1.CallEnded_RECALLED})
+				return errGreedy
 			}
 		case *peerv1.LeaseDown_Cancel:
 			l.cancelCall(what.Cancel.TaskId, what.Cancel.Attempt, what.Cancel.Kill)
@@ -101,6 +108,9 @@ func (l *lease) readDown(conn *wire.Conn) error {
 			l.recall(what.Recall.TaskId, what.Recall.Attempt)
 		case *peerv1.LeaseDown_Ack:
 			l.out.ack(what.Ack)
+			if over, _ := l.out.drained(); over {
+				l.onDrained()
+			}
 		default:
 			return errors.New("unexpected message")
 		}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -18,6 +19,8 @@ import (
 const (
 	// maxFinished bounds the ended leases whose last events wait for their owner.
 	maxFinished = 256
+	// maxFinishedBytes bounds what they hold together.
+	maxFinishedBytes = 256 << 20
 	// finishedFor is how long they are kept for an owner that is away.
 	finishedFor = 24 * time.Hour
 )
@@ -58,6 +61,7 @@ type Worker struct {
 	leases   map[string]*lease // granted, and ended ones not yet acknowledged
 	finished []finished        // ended leases, oldest first
 	changed  chan struct{}     // closed and replaced at every step
+	closed   bool              // no lease begins any more
 }
 
 type finished struct {
@@ -170,6 +174,9 @@ func endText(r market.EndReason) string {
 }
 
 func (w *Worker) startLocked(a market.Start, order []byte) {
+	if w.closed {
+		return
+	}
 	o := new(peerv1.WorkOrder)
 	if err := proto.Unmarshal(order, o); err != nil {
 		w.goLeaseDone(a.Lease, market.EndFailed, "work order cannot be read: "+err.Error())
@@ -181,6 +188,7 @@ func (w *Worker) startLocked(a market.Start, order []byte) {
 		owner: string(a.Owner.Peer), order: o, gpus: a.Grant.Devices, cpuMillis: a.Grant.CPUMillis,
 		granted: time.Now(), env: w.env, log: w.log, out: newEventLog(), wake: make(chan struct{}, 1), cancel: cancel,
 	}
+	l.onDrained = func() { w.forget(l.id) }
 	l.onReady = func() { w.Step(market.LeaseReady{Lease: a.Lease}, nil) }
 	l.order.MemoryBytes = a.Grant.MemoryMiB << 20
 	w.leases[l.id] = l
@@ -211,23 +219,39 @@ func endReason(s string) market.EndReason {
 	return market.EndExited
 }
 
-// finish keeps an ended lease for its owner's last acknowledgement, bounded.
+// finish keeps an ended lease for its owner's last acknowledgement, bounded by
+// number, bytes and age: the oldest go first.
 func (w *Worker) finish(l *lease) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if over, _ := l.out.drained(); over {
+		delete(w.leases, l.id)
+		return
+	}
 	w.finished = append(w.finished, finished{l.id, time.Now()})
+	bytes := 0
+	for _, f := range w.finished {
+		bytes += w.leases[f.id].out.size()
+	}
 	for len(w.finished) > 0 {
 		f := w.finished[0]
-		old := w.leases[f.id]
-		drained := old == nil
-		if old != nil {
-			drained, _ = old.out.drained()
-		}
-		if !drained && len(w.finished) <= maxFinished && time.Since(f.at) < finishedFor {
+		if len(w.finished) <= maxFinished && bytes <= maxFinishedBytes && time.Since(f.at) < finishedFor {
 			break
 		}
+		bytes -= w.leases[f.id].out.size()
 		delete(w.leases, f.id)
 		w.finished = w.finished[1:]
+	}
+}
+
+// forget drops an ended lease that has nothing left to say.
+func (w *Worker) forget(id string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	i := slices.IndexFunc(w.finished, func(f finished) bool { return f.id == id })
+	if i >= 0 { // else finish, which comes later, sees it
+		w.finished = slices.Delete(w.finished, i, i+1)
+		delete(w.leases, id)
 	}
 }
 
@@ -290,6 +314,9 @@ func (w *Worker) PruneLogs() { w.env.logs.prune(time.Now()) }
 
 // Close ends all leases and waits until nothing of them is left.
 func (w *Worker) Close() {
+	w.mu.Lock()
+	w.closed = true
+	w.mu.Unlock()
 	w.cancel(&endCause{reason: string(market.EndDrained), message: endText(market.EndDrained)})
 	w.wg.Wait()
 }

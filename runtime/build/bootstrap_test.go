@@ -113,7 +113,7 @@ func TestHostSources(t *testing.T) {
 func tool(t *testing.T, script string) string {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		t.Skip("not root: a bootstrap makes namespaces and owners")
+		t.Skip("needs root")
 	}
 	at := filepath.Join(t.TempDir(), "tool")
 	text := "#!/bin/bash\nset -e\nsuite=${@: -3:1} dir=${@: -2:1}\n" + script

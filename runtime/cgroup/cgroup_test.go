@@ -74,6 +74,23 @@ func TestLimitsAndUsage(t *testing.T) {
 	}
 }
 
+func TestQuotaStaysBelowTheGroupsAround(t *testing.T) {
+	g := testGroup(t)
+	if err := g.Set(Limits{CPUMillis: 300}); err != nil {
+		t.Fatal(err)
+	}
+	inner := g.Child("inner")
+	if err := inner.Make(); err != nil {
+		t.Fatal(err)
+	}
+	if err := inner.Set(Limits{CPUMillis: 2000}); err != nil {
+		t.Fatalf("a limit above that of the group around: %v", err)
+	}
+	if q := inner.QuotaIn(2000); g.h.Version() == 1 && q != Quota(300) {
+		t.Errorf("quota %s in a group with %s", q, Quota(300))
+	}
+}
+
 func TestOOMIsReported(t *testing.T) {
 	g := testGroup(t)
 	if err := g.Set(Limits{MemoryBytes: 16 << 20}); err != nil {

@@ -22,6 +22,25 @@ func Quota(cpuMillis int64) time.Duration {
 	return max(Period*time.Duration(cpuMillis)/1000, time.Millisecond)
 }
 
+// QuotaIn is the Quota for a group right below g. On v1 the kernel refuses one
+// above that of any group around it, so the least of those is the limit.
+func (g *Group) QuotaIn(cpuMillis int64) time.Duration {
+	q := Quota(cpuMillis)
+	if g.h.unified != "" {
+		return q
+	}
+	for at := g; ; at = g.h.Group(filepath.Dir(at.path)) {
+		around, err := at.number("cpu", "cpu.cfs_quota_us") // -1 = none
+		period, perr := at.number("cpu", "cpu.cfs_period_us")
+		if err == nil && perr == nil && around > 0 && period > 0 {
+			q = min(q, max(Period*time.Duration(around)/time.Duration(period), time.Millisecond))
+		}
+		if at.path == "/" {
+			return q
+		}
+	}
+}
+
 // SwapAccounting reports whether swap can be limited (v1 kernels may be
 // started without).
 func (h *Hierarchy) SwapAccounting() bool {
@@ -39,7 +58,8 @@ func (g *Group) Set(l Limits) error {
 	add := func(c, file string, v any) { writes = append(writes, [3]string{c, file, fmt.Sprint(v)}) }
 	v2 := g.h.unified != ""
 	if l.CPUMillis > 0 {
-		quota, period := Quota(l.CPUMillis).Microseconds(), Period.Microseconds()
+		around := g.h.Group(filepath.Dir(g.path))
+		quota, period := around.QuotaIn(l.CPUMillis).Microseconds(), Period.Microseconds()
 		if v2 {
 			add("", "cpu.max", fmt.Sprintf("%d %d", quota, period))
 			// The same curve as runc uses to turn shares (2..2^18) into a weight (1..10^4).

@@ -78,7 +78,7 @@ func ociSpec(in specInput) *specs.Spec {
 				{Type: specs.PIDNamespace}, {Type: specs.IPCNamespace}, {Type: specs.UTSNamespace},
 				{Type: specs.MountNamespace}, {Type: specs.CgroupNamespace},
 			},
-			Resources:         resources(in.spec.Limits, in.cgroups),
+			Resources:         resources(in.spec.Limits, in.cgroups, filepath.Dir(in.cgroupPath)),
 			RootfsPropagation: "private",
 			MaskedPaths: []string{"/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys",
 				"/proc/latency_stats", "/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats",
@@ -157,14 +157,14 @@ func effective(l runtime.Limits) cgroup.Limits {
 	return out
 }
 
-func resources(l runtime.Limits, h *cgroup.Hierarchy) *specs.LinuxResources {
+func resources(l runtime.Limits, h *cgroup.Hierarchy, around string) *specs.LinuxResources {
 	e := effective(l)
 	r := &specs.LinuxResources{
 		Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}, // runc adds null, zero, tty and so on
 		Pids:    &specs.LinuxPids{Limit: &e.PIDs},
 	}
 	if e.CPUMillis > 0 {
-		shares, quota, period := cgroup.Shares(e.CPUMillis), cgroup.Quota(e.CPUMillis).Microseconds(), uint64(cgroup.Period.Microseconds())
+		shares, quota, period := cgroup.Shares(e.CPUMillis), h.Group(around).QuotaIn(e.CPUMillis).Microseconds(), uint64(cgroup.Period.Microseconds())
 		r.CPU = &specs.LinuxCPU{Shares: &shares, Quota: &quota, Period: &period}
 	}
 	if e.MemoryBytes > 0 {

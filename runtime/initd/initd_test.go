@@ -398,12 +398,13 @@ func TestExecDetails(t *testing.T) {
 		}
 	}
 	cwd := c.dir + "/made/for/it"
-	var out strings.Builder
+	// Two pipes: nothing orders the one against the other.
+	var out [3]strings.Builder
 	p := c.exec(runtime.ProcessSpec{Args: []string{"sh", "-c", "pwd; echo $A $B; cat; readlink /proc/self/fd/0; echo err >&2"},
-		Env: []string{"A=1", "B=2", "A=3"}, Cwd: cwd, Output: func(fd int, b []byte) { fmt.Fprintf(&out, "%s", b) }})
+		Env: []string{"A=1", "B=2", "A=3"}, Cwd: cwd, Output: func(fd int, b []byte) { out[fd].Write(b) }})
 	wait(t, "the process", p.Done())
-	if want := cwd + "\n3 2\n/dev/null\nerr\n"; out.String() != want {
-		t.Errorf("got %q, want %q", out.String(), want)
+	if want := cwd + "\n3 2\n/dev/null\n"; out[1].String() != want || out[2].String() != "err\n" {
+		t.Errorf("got %q and %q, want %q", out[1].String(), out[2].String(), want)
 	}
 	g := self("garbage")
 	g.Frames = true

@@ -208,6 +208,13 @@ func (c *FakeContainer) SetLimits(_ context.Context, l runtime.Limits) error {
 	return nil
 }
 
+// Limits are those of the start or of the last SetLimits.
+func (c *FakeContainer) Limits() runtime.Limits {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.Spec.Limits
+}
+
 // Usage is zero, or what Crash was told.
 func (c *FakeContainer) Usage(context.Context) (runtime.Usage, error) {
 	c.mu.Lock()

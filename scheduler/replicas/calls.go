@@ -116,7 +116,7 @@ func retryable(names []string, f Failure) bool {
 		return true
 	}
 	if f.Kind != FailException {
-		return false
+		return slices.Contains(names, string(f.Kind))
 	}
 	return slices.ContainsFunc(names, func(n string) bool {
 		return n == f.Name || strings.HasSuffix(f.Name, "."+n)

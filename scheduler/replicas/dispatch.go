@@ -27,8 +27,7 @@ func (p *Pool) pick(freed *replica) *replica {
 	if freed != nil && !freed.gone && !freed.draining && p.room(freed) > 0 && p.cfg.Concurrency == 1 {
 		return freed
 	}
-	ahead := p.mean > 0 && p.mean < p.cfg.WindowBelow
-	if p.sent >= p.live*(p.cfg.Concurrency+p.cfg.Window) || p.cfg.Concurrency == 1 && !ahead {
+	if p.sent >= p.live*(p.cfg.Concurrency+deepest*p.cfg.Window) || p.cfg.Concurrency == 1 && p.window(p.mean) == 0 {
 		return nil
 	}
 	var best *replica
@@ -54,12 +53,27 @@ func (p *Pool) room(r *replica) int {
 	if r.draining || r.gone {
 		return 0
 	}
-	limit := p.cfg.Concurrency
-	// Sending ahead hides the round trip; a long call would only be stuck there.
-	if mean := max(p.mean, r.mean); mean > 0 && mean < p.cfg.WindowBelow {
-		limit += p.cfg.Window
+	return max(0, p.cfg.Concurrency+p.window(max(p.mean, r.mean))-len(r.slots))
+}
+
+const (
+	// deepest is how many times the window very short calls have.
+	deepest = 4
+	// deepBelow: calls that on average last less than this take about as long
+	// as their way to the container and back, or less.
+	deepBelow = 5 * time.Millisecond
+)
+
+// window is how many calls of this mean length may be sent ahead. That hides
+// the round trip; a long call would only be stuck there.
+func (p *Pool) window(mean time.Duration) int {
+	switch {
+	case mean <= 0 || mean >= p.cfg.WindowBelow:
+		return 0
+	case mean < deepBelow:
+		return deepest * p.cfg.Window
 	}
-	return max(0, limit-len(r.slots))
+	return p.cfg.Window
 }
 
 func (p *Pool) dispatch(now time.Duration, r *replica) {

@@ -129,6 +129,8 @@ func (p *Pool) Step(now time.Duration, ev Event) []Action {
 	switch e := ev.(type) {
 	case Submit:
 		p.submit(now, e.Call)
+	case Resume:
+		p.resume(now, e)
 	case Cancel:
 		p.cancel(now, e)
 	case ReplicaReady:
@@ -209,6 +211,9 @@ func (p *Pool) NextWake() (at time.Duration, ok bool) {
 	}
 	return at, ok
 }
+
+// Starting is Stats.Starting alone, at no cost.
+func (p *Pool) Starting() int { return len(p.asked) }
 
 // Stats is a snapshot.
 func (p *Pool) Stats() Stats {

@@ -50,6 +50,7 @@ func TestMinIsKept(t *testing.T) {
 // Work that the present containers finish sooner than another starts starts none.
 func TestNoContainerForShortWork(t *testing.T) {
 	w := newWorld(t, Config{Max: 16, KeepWarm: time.Hour, CallHint: time.Millisecond})
+	w.deep = true
 	w.length = func(CallID) time.Duration { return time.Millisecond }
 	w.submit(1, "first")
 	w.run(5 * time.Second)
@@ -57,6 +58,19 @@ func TestNoContainerForShortWork(t *testing.T) {
 	w.run(5 * time.Second)
 	if len(w.finished) != 201 || w.started != 1 {
 		t.Fatalf("%d finished, %d containers started for 200 ms of work", len(w.finished), w.started)
+	}
+}
+
+// The window follows the calls' length.
+func TestWindowByLength(t *testing.T) {
+	p := New(Config{Window: 2})
+	for _, c := range []struct {
+		mean time.Duration
+		want int
+	}{{0, 0}, {time.Millisecond, 8}, {5 * time.Millisecond, 2}, {249 * time.Millisecond, 2}, {250 * time.Millisecond, 0}} {
+		if got := p.window(c.mean); got != c.want {
+			t.Errorf("calls of %v: %d are sent ahead, want %d", c.mean, got, c.want)
+		}
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"github.com/beammesh/beammesh/node/api"
 	"github.com/beammesh/beammesh/node/auth"
 	"github.com/beammesh/beammesh/node/owner"
 	"github.com/beammesh/beammesh/node/token"
@@ -52,8 +53,17 @@ type Service struct {
 	Tasks Tasks
 	Log   *slog.Logger
 
-	mu   sync.Mutex
-	maps map[string]*calls
+	mu     sync.Mutex
+	maps   map[string]*calls
+	closed bool
+	gap    time.Duration // readerGap, shorter in tests
+}
+
+func (s *Service) readerGap() time.Duration {
+	if s.gap > 0 {
+		return s.gap
+	}
+	return readerGap
 }
 
 // Open makes an empty map.
@@ -75,9 +85,14 @@ func (s *Service) Open(ctx context.Context, req *connect.Request[beamv1.OpenRequ
 		return nil, err
 	}
 	c := newCalls(hex.EncodeToString(raw[:]), id.Workspace, m.StubId, m.Headless, m.CallbackUrl, most)
-	c.expire = time.AfterFunc(readerGap, func() { s.abandoned(c) })
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.closed {
+		return nil, fault.New(fault.Unreachable, "the node is shutting down", "use another node")
+	}
+	if len(s.maps) >= maxMaps {
+		s.dropReadLocked()
+	}
 	if len(s.maps) >= maxMaps {
 		return nil, fault.New(fault.NoCapacity, fmt.Sprintf("%d maps are open at this node", maxMaps), "wait for some to end, or use another node")
 	}
@@ -85,7 +100,19 @@ func (s *Service) Open(ctx context.Context, req *connect.Request[beamv1.OpenRequ
 		s.maps = map[string]*calls{}
 	}
 	s.maps[c.id] = c
+	c.expireAfter(s.readerGap(), func() { s.abandoned(c) })
 	return connect.NewResponse(&beamv1.OpenResponse{MapId: c.id, Credit: uint32(most)}), nil
+}
+
+// dropReadLocked forgets the maps that have ended and were read to their end:
+// they are only kept in case their last message was lost.
+func (s *Service) dropReadLocked() {
+	for id, c := range s.maps {
+		if c.read() {
+			delete(s.maps, id)
+			c.close()
+		}
+	}
 }
 
 func (s *Service) find(ctx context.Context, id string) (*calls, error) {
@@ -133,10 +160,15 @@ func (s *Service) Put(ctx context.Context, req *connect.Request[beamv1.PutReques
 				Format: "pickle", Headless: c.headless, CallbackURL: c.callback, Notify: n})
 			if err != nil {
 				f := fault.From(err)
-				c.finish(n.index, "", &beamv1.Outcome{Status: owner.Error, Error: &beamv1.ErrorDetail{Code: string(f.Code), Message: f.Error(), Hint: f.Hint}})
+				c.finish(n.index, "", &beamv1.Outcome{Status: owner.Error, Error: &beamv1.ErrorDetail{Code: string(f.Code), Message: f.Message, Hint: f.Hint}})
 				return nil
 			}
-			c.began(n.index, task)
+			if reason := c.began(n.index, task); reason != "" {
+				// The map ended while this item was on its way to the journal.
+				if err := s.Tasks.Cancel(task, reason); err != nil {
+					s.Log.Debug("cancel", "task", task, "err", err)
+				}
+			}
 			return nil
 		})
 	}
@@ -159,7 +191,7 @@ func (s *Service) Cancel(ctx context.Context, req *connect.Request[beamv1.Cancel
 }
 
 func (s *Service) cancel(c *calls, reason string) int {
-	open := c.stop()
+	open := c.stop(reason)
 	for _, task := range open {
 		if err := s.Tasks.Cancel(task, reason); err != nil {
 			s.Log.Debug("cancel", "task", task, "err", err)
@@ -170,6 +202,9 @@ func (s *Service) cancel(c *calls, reason string) int {
 
 // abandoned ends a map that nobody reads.
 func (s *Service) abandoned(c *calls) {
+	if c.isRead() {
+		return // a reader came just now
+	}
 	s.mu.Lock()
 	delete(s.maps, c.id)
 	s.mu.Unlock()
@@ -202,6 +237,7 @@ func (s *Service) Results(ctx context.Context, req *connect.Request[beamv1.Resul
 			}
 			continue
 		}
+		release := api.Hold(ctx)
 		for _, ev := range evs {
 			if err := out.Send(ev); err != nil {
 				return err
@@ -209,9 +245,11 @@ func (s *Service) Results(ctx context.Context, req *connect.Request[beamv1.Resul
 			next = ev.Event + 1
 			if ev.GetEnd() {
 				// Kept for the gap, in case this very message is lost.
+				c.sent(next)
 				return nil
 			}
 		}
+		release()
 		c.sent(next)
 	}
 }
@@ -220,7 +258,7 @@ func (s *Service) Results(ctx context.Context, req *connect.Request[beamv1.Resul
 func (s *Service) Close() {
 	s.mu.Lock()
 	maps := s.maps
-	s.maps = nil
+	s.maps, s.closed = nil, true
 	s.mu.Unlock()
 	for _, c := range maps {
 		c.close()

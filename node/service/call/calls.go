@@ -25,12 +25,14 @@ type calls struct {
 	headless                      bool
 	most                          int
 	expire                        *time.Timer
+	gap                           time.Duration // after which it fires
 
 	mu        sync.Mutex
 	wake      chan struct{} // closed and replaced on every change
 	nextIndex uint64        // of the item taken next
 	lastPut   bool          // no more items follow
 	stopped   bool
+	why       string // it was stopped
 	closed    bool
 	open      map[uint64]string // items that have not ended → task id ("" = being submitted)
 	ended     bool              // the end event is in the log
@@ -111,14 +113,40 @@ func (c *calls) credit(ctx context.Context, wait time.Duration) int {
 	}
 }
 
-// began records an item's task id; an item that was cancelled meanwhile is
-// still found by stop's caller through its own end.
-func (c *calls) began(index uint64, task string) {
+// began records an item's task id. If the map was stopped before it was known,
+// the caller must cancel it, for the reason that is given.
+func (c *calls) began(index uint64, task string) (cancel string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if _, ok := c.open[index]; ok {
-		c.open[index] = task
+	if _, ok := c.open[index]; !ok {
+		return "" // it has ended already
 	}
+	c.open[index] = task
+	if c.stopped {
+		return c.why
+	}
+	return ""
+}
+
+// expireAfter sets what happens when nobody reads for a while.
+func (c *calls) expireAfter(d time.Duration, fn func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.gap, c.expire = d, time.AfterFunc(d, fn)
+}
+
+// isRead tells whether somebody reads now.
+func (c *calls) isRead() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.readers > 0
+}
+
+// read tells whether the map has ended and all of it was sent.
+func (c *calls) read() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.ended && c.readers == 0 && c.unsent == c.first+uint64(len(c.events))
 }
 
 func (c *calls) last() {
@@ -190,10 +218,12 @@ func (c *calls) log(ctx context.Context, index uint64, task string, fd int, data
 }
 
 // stop takes no more items and gives the tasks that are open.
-func (c *calls) stop() (open []string) {
+func (c *calls) stop(why string) (open []string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.stopped = true
+	if !c.stopped {
+		c.stopped, c.why = true, why
+	}
 	for _, task := range c.open {
 		if task != "" {
 			open = append(open, task)
@@ -234,7 +264,7 @@ func (c *calls) detach() {
 	defer c.mu.Unlock()
 	c.readers--
 	if c.readers == 0 && !c.closed {
-		c.expire.Reset(readerGap)
+		c.expire.Reset(c.gap)
 	}
 	c.changedLocked()
 }
@@ -248,6 +278,11 @@ func (c *calls) next(ctx context.Context, from uint64, wait time.Duration) ([]*b
 		if c.closed {
 			c.mu.Unlock()
 			return nil, fault.Wrap(fault.Cancelled, errClosed, "the map has ended", "")
+		}
+		if from < c.first {
+			first := c.first
+			c.mu.Unlock()
+			return nil, fault.Newf(fault.Conflict, "events before %d are no longer kept: another reader was faster", first)
 		}
 		if i := from - c.first; from >= c.first && i < uint64(len(c.events)) {
 			evs := append([]*beamv1.ResultEvent(nil), c.events[i:]...)

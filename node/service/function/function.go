@@ -4,8 +4,10 @@ package function
 
 import (
 	"context"
+	"time"
 
 	"connectrpc.com/connect"
+	"github.com/beammesh/beammesh/node/api"
 	"github.com/beammesh/beammesh/node/auth"
 	"github.com/beammesh/beammesh/node/owner"
 	"github.com/beammesh/beammesh/node/token"
@@ -30,6 +32,10 @@ type Service struct {
 	Tasks Tasks
 }
 
+// idDelay is how long the message with nothing but the task's id may wait for
+// company: every message has the id, and most warm calls end before it is over.
+const idDelay = 3 * time.Millisecond
+
 // FunctionInvoke submits one call. The first message has the task's id, then
 // output comes as it is printed, and the last message has the result. When the
 // client closes the stream, a task that is not headless is cancelled.
@@ -38,23 +44,25 @@ func (s *Service) FunctionInvoke(ctx context.Context, req *connect.Request[funct
 	if err != nil {
 		return err
 	}
-	if n := len(req.Msg.Args); n > MaxArgs {
-		return fault.New(fault.TooLarge, "the arguments are above 16 MiB", "put large data into a file of the image or a volume, and pass its name")
-	}
 	sub := newStream()
-	task, err := s.Tasks.Submit(ctx, owner.Request{Workspace: id.Workspace, StubID: req.Msg.StubId, Args: req.Msg.Args,
-		Format: "pickle", Headless: req.Msg.Headless, CallbackURL: req.Msg.CallbackUrl, Notify: sub})
-	if err != nil {
+	task, err := s.submit(ctx, id.Workspace, req.Msg, sub)
+	if err != nil && api.Stock(req.Header()) {
+		return out.Send(&functionpb.FunctionInvokeResponse{Output: api.Text(err) + "\n", Fd: 2, Done: true, ExitCode: int32(fault.CodeOf(err).ExitStatus())})
+	} else if err != nil {
 		return err
 	}
 	defer close(sub.left)
 	defer s.Tasks.Forget(task)
-	if err := out.Send(&functionpb.FunctionInvokeResponse{TaskId: task}); err != nil {
-		return err
-	}
+	alone := time.NewTimer(idDelay)
+	defer alone.Stop()
 	for {
 		select {
+		case <-alone.C:
+			if err := out.Send(&functionpb.FunctionInvokeResponse{TaskId: task}); err != nil {
+				return err
+			}
 		case l := <-sub.lines:
+			alone.Stop()
 			if err := out.Send(l.message(task)); err != nil {
 				return err
 			}
@@ -70,19 +78,35 @@ func (s *Service) FunctionInvoke(ctx context.Context, req *connect.Request[funct
 					more = false
 				}
 			}
-			return out.Send(last(task, o))
+			for fd, text := range sub.unfinished() {
+				if err := out.Send(line{fd, text}.message(task)); err != nil {
+					return err
+				}
+			}
+			api.Hold(ctx) // the end of the stream goes with it
+			return out.Send(last(task, o, req.Peer().Protocol == connect.ProtocolGRPC))
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
 }
 
-func last(task string, o *beamv1.Outcome) *functionpb.FunctionInvokeResponse {
+func (s *Service) submit(ctx context.Context, workspace string, m *functionpb.FunctionInvokeRequest, sub *stream) (task string, err error) {
+	if len(m.Args) > MaxArgs {
+		return "", fault.New(fault.TooLarge, "the arguments are above 16 MiB", "put large data into a file of the image or a volume, and pass its name")
+	}
+	return s.Tasks.Submit(ctx, owner.Request{Workspace: workspace, StubID: m.StubId, Args: m.Args,
+		Format: "pickle", Headless: m.Headless, CallbackURL: m.CallbackUrl, Notify: sub})
+}
+
+// last is the message that ends a stream. Stock clients speak gRPC and show
+// output, and nothing else, of what failed; ours reads the outcome.
+func last(task string, o *beamv1.Outcome, stock bool) *functionpb.FunctionInvokeResponse {
 	m := &functionpb.FunctionInvokeResponse{TaskId: task, Done: true, ExitCode: int32(ExitCode(o)), Outcome: o}
 	if o.Status == owner.Complete {
-		m.Result = o.Result
-	} else if o.Error != nil {
-		// Stock clients show output, and nothing else, of what failed.
+		// Not twice: clients bound what they take.
+		m.Result, m.Outcome = o.Result, owner.WithoutResult(o)
+	} else if o.Error != nil && stock {
 		text := o.Error.Message
 		if tb := o.Exception.GetTraceback(); tb != "" {
 			text = tb

@@ -61,6 +61,18 @@ func (s *stream) text(fd int, data []byte) string {
 	return string([]rune(string(b)))
 }
 
+// unfinished gives what is left of characters that were never completed; it is
+// called after Done.
+func (s *stream) unfinished() map[int]string {
+	out := map[int]string{}
+	for fd, r := range s.rest {
+		if len(r) > 0 {
+			out[fd] = string(utf8.RuneError)
+		}
+	}
+	return out
+}
+
 func (l line) message(task string) *functionpb.FunctionInvokeResponse {
 	return &functionpb.FunctionInvokeResponse{TaskId: task, Output: l.text, Fd: uint32(l.fd)}
 }

@@ -3,12 +3,13 @@
 // versions bring answers Unimplemented.
 //
 // Stock clients read failures from the ok and err_msg fields, ours from the
-// error that travels beside them: messages with an err_msg field are answered
-// with both the text and no transport error only where a stock client needs it.
+// error itself: api.Refuse gives each what it reads. A call without a good token
+// is an error status for all.
 package gateway
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/hmac"
 	"crypto/rand"
@@ -88,7 +89,7 @@ func New() (*Service, error) {
 func (s *Service) Authorize(ctx context.Context, _ *connect.Request[gatewaypb.AuthorizeRequest]) (*connect.Response[gatewaypb.AuthorizeResponse], error) {
 	id, err := auth.Require(ctx, token.Read)
 	if err != nil {
-		return connect.NewResponse(&gatewaypb.AuthorizeResponse{Ok: false, ErrorMsg: text(err)}), nil
+		return connect.NewResponse(&gatewaypb.AuthorizeResponse{Ok: false, ErrorMsg: api.Text(err)}), nil
 	}
 	return connect.NewResponse(&gatewaypb.AuthorizeResponse{Ok: true, WorkspaceId: id.Workspace}), nil
 }
@@ -104,7 +105,7 @@ func (s *Service) HeadObject(ctx context.Context, req *connect.Request[gatewaypb
 	case fault.CodeOf(err) == fault.NotFound:
 		return connect.NewResponse(&gatewaypb.HeadObjectResponse{Ok: true}), nil
 	case err != nil:
-		return nil, err
+		return api.Refuse(req.Header(), err, &gatewaypb.HeadObjectResponse{ErrorMsg: api.Text(err)})
 	}
 	return connect.NewResponse(&gatewaypb.HeadObjectResponse{Ok: true, Exists: true, ObjectId: obj.Root,
 		ObjectMetadata: &gatewaypb.ObjectMetadata{Size: obj.Size}}), nil
@@ -165,7 +166,7 @@ func (s *Service) PutObjectStream(ctx context.Context, stream *connect.ClientStr
 	obj, err := s.Objects.Put(ctx, id.Workspace, hash, &pieces{stream: stream, rest: bytes.NewReader(stream.Msg().ObjectContent)})
 	if err != nil {
 		// The stock client looks at the message only.
-		return connect.NewResponse(&gatewaypb.PutObjectResponse{Ok: false, ErrorMsg: text(err)}), nil
+		return connect.NewResponse(&gatewaypb.PutObjectResponse{Ok: false, ErrorMsg: api.Text(err)}), nil
 	}
 	return connect.NewResponse(&gatewaypb.PutObjectResponse{Ok: true, ObjectId: obj.Root}), nil
 }
@@ -198,10 +199,7 @@ func (s *Service) GetOrCreateStub(ctx context.Context, req *connect.Request[gate
 	}
 	resp, err := s.createStub(ctx, id.Workspace, req.Msg)
 	if err != nil {
-		if ours(req.Header()) {
-			return nil, err
-		}
-		return connect.NewResponse(&gatewaypb.GetOrCreateStubResponse{Ok: false, ErrMsg: text(err)}), nil
+		return api.Refuse(req.Header(), err, &gatewaypb.GetOrCreateStubResponse{ErrMsg: api.Text(err)})
 	}
 	return connect.NewResponse(resp), nil
 }
@@ -268,13 +266,14 @@ func (s *Service) ListTasks(ctx context.Context, req *connect.Request[gatewaypb.
 	}
 	list, err := s.Tasks.List(ctx, id.Workspace, first("status"), first("stub-id"), int(req.Msg.Limit))
 	if err != nil {
-		return nil, err
+		return api.Refuse(req.Header(), err, &gatewaypb.ListTasksResponse{ErrMsg: api.Text(err)})
 	}
 	resp := &gatewaypb.ListTasksResponse{Ok: true, Total: int32(len(list.Tasks))}
 	for _, t := range list.Tasks {
+		changed := cmp.Or(t.EndedAt, t.StartedAt, t.CreatedAt)
 		resp.Tasks = append(resp.Tasks, &gatewaypb.Task{Id: t.Id, Status: t.Status, ContainerId: t.ContainerId, StartedAt: t.StartedAt,
 			EndedAt: t.EndedAt, StubId: t.StubId, StubName: t.StubName, WorkspaceId: t.WorkspaceId, WorkspaceName: t.WorkspaceId,
-			CreatedAt: t.CreatedAt, UpdatedAt: t.CreatedAt})
+			CreatedAt: t.CreatedAt, UpdatedAt: changed})
 	}
 	return connect.NewResponse(resp), nil
 }
@@ -292,7 +291,7 @@ func (s *Service) StopTasks(ctx context.Context, req *connect.Request[gatewaypb.
 		}
 	}
 	if failed != nil {
-		return nil, failed
+		return api.Refuse(req.Header(), failed, &gatewaypb.StopTasksResponse{ErrMsg: api.Text(failed)})
 	}
 	return connect.NewResponse(&gatewaypb.StopTasksResponse{Ok: true}), nil
 }
@@ -314,7 +313,7 @@ func (s *Service) StopContainer(ctx context.Context, req *connect.Request[gatewa
 		return nil, err
 	}
 	if err := s.Tasks.StopContainer(ctx, id.Workspace, req.Msg.ContainerId); err != nil {
-		return nil, err
+		return api.Refuse(req.Header(), err, &gatewaypb.StopContainerResponse{ErrorMsg: api.Text(err)})
 	}
 	return connect.NewResponse(&gatewaypb.StopContainerResponse{Ok: true}), nil
 }
@@ -345,7 +344,7 @@ func (s *Service) CreateToken(ctx context.Context, req *connect.Request[gatewayp
 	}
 	tid, bearer, err := s.Tokens.Issue(ctx, id.Workspace, req.Msg.TokenType, []token.Scope{token.Admin}, 0)
 	if err != nil {
-		return nil, err
+		return api.Refuse(req.Header(), err, &gatewaypb.CreateTokenResponse{ErrMsg: api.Text(err)})
 	}
 	return connect.NewResponse(&gatewaypb.CreateTokenResponse{Ok: true, Token: &gatewaypb.Token{TokenId: tid, Key: bearer, Active: true,
 		Reusable: true, TokenType: req.Msg.TokenType, CreatedAt: timestamppb.Now(), UpdatedAt: timestamppb.Now()}}), nil
@@ -358,11 +357,11 @@ func (s *Service) ToggleToken(ctx context.Context, req *connect.Request[gatewayp
 		return nil, err
 	}
 	rec, _, err := ledger.Get[ledger.Token](ctx, s.Ledger, id.Workspace, req.Msg.TokenId, 0)
-	if err != nil {
-		return nil, err
+	if err == nil {
+		err = s.Tokens.SetActive(ctx, id.Workspace, req.Msg.TokenId, !rec.Active)
 	}
-	if err := s.Tokens.SetActive(ctx, id.Workspace, req.Msg.TokenId, !rec.Active); err != nil {
-		return nil, err
+	if err != nil {
+		return api.Refuse(req.Header(), err, &gatewaypb.ToggleTokenResponse{ErrMsg: api.Text(err)})
 	}
 	return connect.NewResponse(&gatewaypb.ToggleTokenResponse{Ok: true, Token: &gatewaypb.Token{TokenId: req.Msg.TokenId, Active: !rec.Active}}), nil
 }
@@ -374,22 +373,7 @@ func (s *Service) DeleteToken(ctx context.Context, req *connect.Request[gatewayp
 		return nil, err
 	}
 	if err := s.Tokens.Delete(ctx, id.Workspace, req.Msg.TokenId); err != nil {
-		return nil, err
+		return api.Refuse(req.Header(), err, &gatewaypb.DeleteTokenResponse{ErrMsg: api.Text(err)})
 	}
 	return connect.NewResponse(&gatewaypb.DeleteTokenResponse{Ok: true}), nil
-}
-
-// ours tells our own SDK and CLI, which read errors as errors, from stock
-// clients, which read err_msg.
-func ours(h http.Header) bool {
-	return h.Get("Beam-Client") != "" || h.Get("Connect-Protocol-Version") != ""
-}
-
-// text is an error for a message field: what happened, then what to do.
-func text(err error) string {
-	f := fault.From(err)
-	if f.Hint == "" {
-		return f.Error()
-	}
-	return f.Error() + "\nhint: " + f.Hint
 }

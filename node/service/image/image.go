@@ -6,6 +6,7 @@ import (
 	"context"
 
 	"connectrpc.com/connect"
+	"github.com/beammesh/beammesh/node/api"
 	"github.com/beammesh/beammesh/node/auth"
 	"github.com/beammesh/beammesh/node/token"
 	"github.com/beammesh/beammesh/proto/client/imagepb"
@@ -42,7 +43,10 @@ func (s *Service) VerifyImageBuild(ctx context.Context, req *connect.Request[ima
 	}
 	m := req.Msg
 	spec, err := newSpec(m.PythonVersion, m.PythonPackages, m.Commands, m.BuildSteps, m.EnvVars, m.ExistingImageUri, m.Dockerfile, m.Secrets, m.Gpu)
-	if err != nil {
+	if err != nil && api.Stock(req.Header()) {
+		// The answer has no field for the reason: the build that follows tells it.
+		return connect.NewResponse(&imagepb.VerifyImageBuildResponse{Valid: true}), nil
+	} else if err != nil {
 		return nil, err
 	}
 	spec.Force = m.ForceRebuild
@@ -66,7 +70,7 @@ func (s *Service) BuildImage(ctx context.Context, req *connect.Request[imagepb.B
 	m := req.Msg
 	spec, err := newSpec(m.PythonVersion, m.PythonPackages, m.Commands, m.BuildSteps, m.EnvVars, m.ExistingImageUri, m.Dockerfile, m.Secrets, m.Gpu)
 	if err != nil {
-		return err
+		return refuse(out, err)
 	}
 	lines := make(chan string, 256)
 	type end struct {
@@ -97,17 +101,18 @@ func (s *Service) BuildImage(ctx context.Context, req *connect.Request[imagepb.B
 				}
 			}
 			if e.err != nil {
-				f := fault.From(e.err)
-				text := f.Error()
-				if f.Hint != "" {
-					text += "\nhint: " + f.Hint
-				}
-				if err := out.Send(&imagepb.BuildImageResponse{Msg: text + "\n", Done: true}); err != nil {
-					return err
-				}
-				return e.err
+				return refuse(out, e.err)
 			}
 			return out.Send(&imagepb.BuildImageResponse{ImageId: e.built.ID, Done: true, Success: true, PythonVersion: e.built.Python})
 		}
 	}
+}
+
+// refuse ends a build: the last message is for clients that show what a build
+// says, the error for those that read errors.
+func refuse(out *connect.ServerStream[imagepb.BuildImageResponse], err error) error {
+	if sent := out.Send(&imagepb.BuildImageResponse{Msg: api.Text(err) + "\n", Done: true}); sent != nil {
+		return sent
+	}
+	return err
 }

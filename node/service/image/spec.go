@@ -52,6 +52,9 @@ func (s Spec) ID() string {
 // Base is the spec of the image below all steps.
 func (s Spec) Base() Spec { return Spec{Suite: s.Suite, Minor: s.Minor, Recipe: s.Recipe} }
 
+// BaseFolder names the folder, in a cache of bases, with the files of s's base.
+func (s Spec) BaseFolder() string { return s.Suite + "-" + s.Base().ID()[:8] }
+
 // suites are the bases that can be made from Debian packages, by Python minor.
 var suites = map[string]string{"3.9": "bullseye", "3.11": "bookworm", "3.13": "trixie"}
 
@@ -116,22 +119,33 @@ func newSpec(python string, packages, commands []string, steps []*imagepb.BuildS
 			return s, fault.New(fault.Unsupported, fmt.Sprintf("build steps of type %q are not served by this version", b.Type), "use pip packages and shell commands")
 		}
 	}
+	s.Env = env
+	return s, s.Check()
+}
+
+// Check refuses what no request could have made: specs also come from peers.
+func (s Spec) Check() error {
+	if suites[s.Minor] != s.Suite || s.Suite == "" || s.Recipe != recipeVersion {
+		return fault.New(fault.Invalid, fmt.Sprintf("no base image of Python %q on Debian %q can be made here", s.Minor, s.Suite), "update this node or the one that asks")
+	}
 	size := 0
 	for _, st := range s.Steps {
+		if (st.Kind != "pip" && st.Kind != "shell") || len(st.Args) == 0 {
+			return fault.New(fault.Invalid, fmt.Sprintf("build step of kind %q", st.Kind), "")
+		}
 		for _, a := range st.Args {
 			size += len(a)
 		}
 	}
 	if len(s.Steps) > maxSteps || size > maxStepBytes {
-		return s, fault.New(fault.TooLarge, fmt.Sprintf("the image has %d steps and %d bytes of them, at most %d and %d are taken", len(s.Steps), size, maxSteps, maxStepBytes), "put the steps into a script")
+		return fault.New(fault.TooLarge, fmt.Sprintf("the image has %d steps and %d bytes of them, at most %d and %d are taken", len(s.Steps), size, maxSteps, maxStepBytes), "put the steps into a script")
 	}
-	for _, e := range env {
+	for _, e := range s.Env {
 		if k, _, ok := strings.Cut(e, "="); !ok || k == "" {
-			return s, fault.New(fault.Invalid, fmt.Sprintf("env entry %q is not NAME=value", e), "")
+			return fault.New(fault.Invalid, fmt.Sprintf("env entry %q is not NAME=value", e), "")
 		}
 	}
-	s.Env = env
-	return s, nil
+	return nil
 }
 
 // from takes a base image by name: those that are Debian suites can be made

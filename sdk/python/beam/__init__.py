@@ -39,11 +39,11 @@ if TYPE_CHECKING:
     from beam._function import function as function
     from beam._image import Image as Image
     from beam._image import ImageBuildResult as ImageBuildResult
+    from beam._policies import QueueDepthAutoscaler as QueueDepthAutoscaler
+    from beam._policies import TaskPolicy as TaskPolicy
     from beam._task import Task as Task
     from beam._types import GpuType as GpuType
     from beam._types import PythonVersion as PythonVersion
-    from beam._types import QueueDepthAutoscaler as QueueDepthAutoscaler
-    from beam._types import TaskPolicy as TaskPolicy
     from beam._types import TaskStatus as TaskStatus
 
 __version__ = "0.1.0"
@@ -57,8 +57,8 @@ _HOME: Dict[str, str] = {
     "Task": "_task",
     "GpuType": "_types",
     "PythonVersion": "_types",
-    "QueueDepthAutoscaler": "_types",
-    "TaskPolicy": "_types",
+    "QueueDepthAutoscaler": "_policies",
+    "TaskPolicy": "_policies",
     "TaskStatus": "_types",
     "AuthError": "_errors",
     "BeamError": "_errors",

@@ -59,12 +59,26 @@ class Exchange:
     async def read_some(self, timeout: Optional[float]) -> bytes:
         """The next piece of the body; b"" when more is to come or it is over."""
         assert self._connection is not None
+        reader, writer = self._connection
+        expired: List[bool] = []
+
+        def expire() -> None:
+            expired.append(True)
+            writer.transport.abort()
+
+        # Not asyncio.wait_for: before Python 3.12 it can swallow a cancellation.
+        timer = asyncio.get_running_loop().call_later(timeout, expire) if timeout is not None else None
         try:
-            data = await asyncio.wait_for(self._connection[0].read(_http.CHUNK), timeout)
-        except asyncio.TimeoutError:
-            raise DeadlineError("the node did not answer in time", "see 'beam node status' there") from None
+            data = await reader.read(_http.CHUNK)
         except OSError as exc:
-            raise _http.ConnectionLost(str(exc), clean=self.parser.fresh) from exc
+            if not expired:
+                raise _http.ConnectionLost(str(exc), clean=self.parser.fresh) from exc
+            data = b""
+        finally:
+            if timer is not None:
+                timer.cancel()
+        if expired:
+            raise DeadlineError("the node did not answer in time", "see 'beam node status' there")
         if not data:
             self.parser.eof()
             return b""
@@ -92,11 +106,16 @@ async def _open(config: _config.Config, kept: List[Connection]) -> Tuple[Connect
         import ssl
 
         tls = ssl.create_default_context()
+    opening = asyncio.ensure_future(asyncio.open_connection(config.host, config.port, ssl=tls, limit=_http.CHUNK))
     try:
-        opening = asyncio.open_connection(config.host, config.port, ssl=tls, limit=_http.CHUNK)
-        connection = await asyncio.wait_for(opening, _http.CONNECT_TIMEOUT)
-    except (OSError, asyncio.TimeoutError) as exc:
+        done, _ = await asyncio.wait({opening}, timeout=_http.CONNECT_TIMEOUT)
+        if not done:
+            raise OSError("timed out")
+        connection = opening.result()
+    except OSError as exc:
         raise _http.no_answer(config.host, config.port, exc) from exc
+    finally:
+        opening.cancel()
     _http.keep_alive(connection[1].get_extra_info("socket"))
     return connection, False
 
@@ -172,10 +191,10 @@ async def remote(function: Any, args: Any, kwargs: Any) -> Any:
     """See RemoteFunction.async_remote."""
     loop = asyncio.get_running_loop()
     # Building and sending the code happens once, with blocking calls.
-    await loop.run_in_executor(None, function.stub)
-    call: _invoke.Invocation = function._invocation(args, kwargs)
+    stub = await loop.run_in_executor(None, function.stub)
+    call: _invoke.Invocation = function._invocation(stub, args, kwargs)
     call.begin()
-    config = function.stub().client.config
+    config = stub.client.config
     messages = stream(config, _invoke.METHOD, call.request)
     try:
         async for message in messages:

@@ -9,8 +9,7 @@ BETA9_TOKEN; the context (BEAM_CONTEXT, else "default") in ~/.beam/config.ini
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from typing import Dict, Optional
+from typing import Dict, NamedTuple, Optional
 
 from beam._errors import InvalidError, NotFoundError
 
@@ -20,8 +19,7 @@ DEFAULT_API_PORT = 1994
 DEFAULT_CONTEXT = "default"
 
 
-@dataclass(frozen=True)
-class Config:
+class Config(NamedTuple):
     """One way to reach a mesh."""
 
     host: str = DEFAULT_HOST

@@ -117,7 +117,9 @@ class StreamDecoder:
 def unary_error(status: int, body: bytes) -> BeamError:
     """The exception for an answer that is not 200."""
     try:
-        return error_of(decode(body))
+        told = decode(body)
+        if told.get("code"):
+            return error_of(told)
     except ValueError:
         pass
     text = body[:200].decode("utf-8", "replace").strip()

@@ -22,15 +22,16 @@ from typing import (
     overload,
 )
 
-from beam import _client, _interrupt, _invoke, _pickle, _place, _state, env
+from beam import _pickle, _state, env
 from beam._errors import UnreachableError
 from beam._settings import Settings
-from beam._types import QueueDepthAutoscaler, TaskPolicy
 
 if TYPE_CHECKING:
     from typing_extensions import ParamSpec
 
+    from beam import _client, _invoke
     from beam._image import Image
+    from beam._policies import QueueDepthAutoscaler, TaskPolicy
     from beam._task import Task
 
     P = ParamSpec("P")
@@ -84,16 +85,20 @@ class RemoteFunction(Generic[P, R]):
         """
         if _state.importing:
             return None  # type: ignore[return-value]
+        from beam import _interrupt
+
         _interrupt.warn_in_loop("remote")
         value: R = self.call(args, kwargs).value()
         return value
 
     def call(self, args: Sequence[Any], kwargs: Dict[str, Any]) -> _invoke.Invocation:
         """Run the function to its end; for beam.run, which wants the task's id too."""
-        call = self._invocation(args, kwargs)
+        from beam import _interrupt, _invoke
+
+        stub = self.stub()
+        call = self._invocation(stub, args, kwargs)
         call.begin()
-        client = self.stub().client
-        with client.stream(_invoke.METHOD, call.request) as stream:
+        with stub.client.stream(_invoke.METHOD, call.request) as stream:
             with _interrupt.Interruptible(call.leave, lambda: self._stop(call, stream), stream.abort):
                 try:
                     for message in stream:
@@ -114,13 +119,15 @@ class RemoteFunction(Generic[P, R]):
 
     def submit(self, *args: P.args, **kwargs: P.kwargs) -> "Task[R]":
         """Start the function and return at once; it outlives this program."""
+        from beam import _invoke
         from beam._task import Task
 
         if _state.importing:
             return Task("")
-        call = self._invocation(args, kwargs, headless=True)
+        stub = self.stub()
+        call = self._invocation(stub, args, kwargs, headless=True)
         call.begin()
-        with self.stub().client.stream(_invoke.METHOD, call.request) as stream:
+        with stub.client.stream(_invoke.METHOD, call.request) as stream:
             for message in stream:
                 call.feed(message)
                 if call.task_id:
@@ -146,8 +153,9 @@ class RemoteFunction(Generic[P, R]):
         """
         if _state.importing:
             return iter(())
+        from beam import _interrupt, _map
+
         _interrupt.warn_in_loop("map")
-        from beam import _map
 
         return _map.run(self, inputs, order_outputs, return_exceptions, max_in_flight)
 
@@ -173,6 +181,8 @@ class RemoteFunction(Generic[P, R]):
 
     def stub(self) -> Stub:
         """Make the image, the code and the function known to the node, once."""
+        from beam import _client
+
         client = _client.shared()
         stub = self._stubs.get(client.config)
         if stub is not None:
@@ -184,7 +194,7 @@ class RemoteFunction(Generic[P, R]):
             return stub
 
     def _register(self, client: _client.Client) -> Stub:
-        from beam import _console, _sync
+        from beam import _client, _console, _place, _sync
 
         settings = self._settings
         place = _place.locate(self.__beam_function__)
@@ -198,12 +208,13 @@ class RemoteFunction(Generic[P, R]):
             _console.once("Note: %s" % answer["warnMsg"])
         return Stub(client, str(answer.get("stubId", "")), place.handler, settings.callback_url, settings.headless)
 
-    def _invocation(self, args: Sequence[Any], kwargs: Dict[str, Any], headless: bool = False) -> _invoke.Invocation:
+    def _invocation(self, stub: Stub, args: Sequence[Any], kwargs: Dict[str, Any], headless: bool = False) -> _invoke.Invocation:
+        from beam import _invoke
+
         kwargs = dict(kwargs)
         callback_url = ""
         if "callback_url" in kwargs and not self._has_parameter("callback_url"):
             callback_url = str(kwargs.pop("callback_url") or "")
-        stub = self.stub()
         payload = _pickle.arguments(args, kwargs)
         return _invoke.Invocation(stub.stub_id, payload, stub.handler, headless or stub.headless, callback_url)
 
@@ -212,6 +223,8 @@ class RemoteFunction(Generic[P, R]):
         return code is not None and name in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
 
     def _stop(self, call: _invoke.Invocation, stream: _client.Stream) -> None:
+        from beam import _interrupt, _invoke
+
         if call.headless or not call.task_id:
             stream.abort()
             return

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
-from dataclasses import dataclass
-from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
-from beam import _client, _connect, _console, _types
+from beam import _types
 from beam._errors import BuildError, InvalidError
+
+if TYPE_CHECKING:
+    from beam import _client
 
 _mu = threading.Lock()
 _built: Dict[Tuple[Any, str], "ImageBuildResult"] = {}
@@ -16,8 +18,7 @@ _built: Dict[Tuple[Any, str], "ImageBuildResult"] = {}
 _LAST_LINES = 20
 
 
-@dataclass(frozen=True)
-class ImageBuildResult:
+class ImageBuildResult(NamedTuple):
     """What Image.build gives."""
 
     success: bool
@@ -116,6 +117,8 @@ class Image:
 
     def exists(self) -> bool:
         """Whether the mesh has this image."""
+        from beam import _client
+
         return bool(self._verify(_client.shared()).get("exists"))
 
     def build(self) -> ImageBuildResult:
@@ -124,6 +127,8 @@ class Image:
         Raises:
             BuildError: a step failed; the message ends with its last lines.
         """
+        from beam import _client, _console
+
         client = _client.shared()
         key = (client.config, repr((self.spec(), self.image_id)))
         with _mu:
@@ -141,6 +146,8 @@ class Image:
         return client.unary("image.ImageService/VerifyImageBuild", asked)
 
     def _build(self, client: _client.Client) -> ImageBuildResult:
+        from beam import _console
+
         verified = self._verify(client)
         image_id = str(verified.get("imageId", "") or self.image_id)
         if verified.get("exists"):
@@ -171,7 +178,7 @@ class Image:
         raise BuildError("the image could not be built%s" % (":\n" + lines if lines else ""), "mend the step that failed")
 
     def __repr__(self) -> str:
-        return "Image(%s)" % _connect.encode(self.spec()).decode()
+        return "Image(%r)" % self.spec()
 
 
 def _python(version: str) -> str:

@@ -39,7 +39,7 @@ class Results:
         self._events = _mapstate.Events(ordered, return_exceptions)
         self._map_id = ""
         self._closed = False
-        self._error: Optional[BaseException] = None  # of a thread
+        self._told = False  # that it is being cancelled
         self._stream: Optional[_client.Stream] = None
         self._messages: Optional[Iterator[Dict[str, Any]]] = None
         self._cv = threading.Condition()
@@ -142,6 +142,7 @@ class Results:
         return max(0, self._feeder.sent - self._events.items)
 
     def _cancel(self) -> None:
+        self._told = True
         self._feeder.stop()
         if self._headless:
             self._abort()
@@ -163,6 +164,8 @@ class Results:
         self._feeder.stop()
         self._drop_stream()
         if cancel and not self._headless:
+            if not self._told and self._open_calls():
+                _console.step("Cancelling the map's %d open calls" % self._open_calls())
             try:
                 self._client.unary(_mapstate.CANCEL, {"mapId": self._map_id}, timeout=5.0)
             except BeamError:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import sys
-from typing import Any, Callable, Dict, List, Optional, Sequence, Type, Union
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Sequence, Type, Union
 
-from beam import _pickle, _place, _types
+from beam import _pickle, _types
 from beam._errors import InvalidError, UnsupportedError
 from beam._image import Image
+
+if TYPE_CHECKING:
+    from beam import _place
+    from beam._policies import QueueDepthAutoscaler, TaskPolicy
 
 
 class Settings:
@@ -29,12 +33,12 @@ class Settings:
         volumes: Optional[Sequence[Any]],
         secrets: Optional[Sequence[str]],
         env: Optional[Dict[str, str]],
-        task_policy: Optional[_types.TaskPolicy],
+        task_policy: Optional[TaskPolicy],
         on_start: Optional[Callable[[], Any]],
         headless: bool,
         keep_warm_seconds: float,
         max_pending_tasks: int,
-        autoscaler: Optional[_types.QueueDepthAutoscaler],
+        autoscaler: Optional[QueueDepthAutoscaler],
         inputs: Any,
         outputs: Any,
         checkpoint_enabled: bool,
@@ -62,7 +66,7 @@ class Settings:
                 raise InvalidError("retry_for entry %r is no exception class" % (kind,), "write retry_for=[TimeoutError]")
         self.callback_url = _url(callback_url)
         self.env = _types.env_entries(env)
-        self.task_policy = task_policy or _types.TaskPolicy()
+        self.task_policy = task_policy
         self.on_start = on_start
         if on_start is not None and not callable(on_start):
             raise InvalidError("on_start=%r is no function" % (on_start,))
@@ -122,13 +126,14 @@ class Settings:
             "onStart": self._on_start(place),
             "callbackUrl": self.callback_url,
             "authorized": True,
-            "taskPolicy": {"timeout": policy.timeout, "maxRetries": policy.max_retries, "ttl": policy.ttl},
             "env": env,
             "headless": self.headless,
             "strict": self.strict,
             "blockNetwork": self.block_network,
             "allowList": self.allow_list,
         }
+        if policy is not None:
+            asked["taskPolicy"] = {"timeout": policy.timeout, "maxRetries": policy.max_retries, "ttl": policy.ttl}
         if self.autoscaler is not None:
             asked["autoscaler"] = {
                 "type": "queue_depth",
@@ -141,6 +146,8 @@ class Settings:
     def _on_start(self, place: _place.Place) -> str:
         if self.on_start is None:
             return ""
+        from beam import _place
+
         where = _place.locate(getattr(self.on_start, "__beam_function__", self.on_start))
         if where.root != place.root or where.extra:
             raise InvalidError("on_start must be in a file below %s" % place.root)

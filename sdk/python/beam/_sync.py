@@ -152,8 +152,13 @@ def archive(root: str, out: IO[bytes], extra: Optional[Dict[str, bytes]] = None)
     total = sum(info.st_size for _, _, info in found)
     if total > limit or len(found) > MAX_FILES:
         raise _too_large(root, found, total, limit)
+    also = dict(extra or {})
+    entries = [(name, path, 0o755 if info.st_mode & 0o111 else 0o644) for name, path, info in found if name not in also]
     with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED, allowZip64=True) as z:
-        for name, path, info in found:
+        for name, path, mode in sorted(entries + [(name, "", 0o644) for name in also]):
+            if name in also:
+                _add(z, name, also[name], mode)
+                continue
             try:
                 with open(path, "rb") as f:
                     data = f.read()
@@ -161,9 +166,7 @@ def archive(root: str, out: IO[bytes], extra: Optional[Dict[str, bytes]] = None)
                 continue
             except OSError as exc:
                 raise _unreadable(path, exc) from exc
-            _add(z, name, data, 0o755 if info.st_mode & 0o111 else 0o644)
-        for name, data in sorted((extra or {}).items()):
-            _add(z, name, data, 0o644)
+            _add(z, name, data, mode)
     out.seek(0)
     digest = hashlib.sha256()
     size = 0

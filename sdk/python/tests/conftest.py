@@ -74,6 +74,11 @@ def node(bundle: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Itera
         for name, value in environment(fake, tmp_path).items():
             monkeypatch.setenv(name, value)
         yield fake
+        from beam import _client
+
+        for client in list(_client._shared.values()):
+            client._transport.close()
+        _client._shared.clear()
 
 
 def environment(fake: FakeNode, home: Path) -> Dict[str, str]:
@@ -142,8 +147,3 @@ def module(node: FakeNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
     yield load
     for name in names:
         sys.modules.pop(name, None)
-    from beam import _client
-
-    for client in list(_client._shared.values()):
-        client._transport.close()
-    _client._shared.clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 from typing import Callable, Dict
@@ -173,7 +174,8 @@ def test_ctrl_c_cancels_a_map(program: Make, node: FakeNode) -> None:
     assert sorted(process.stdout.readline() for _ in range(2)) == ["up 1\n", "up 2\n"]
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=LIMIT)
-    assert "=> Interrupted: cancelling the map's 37 open calls" in err
+    # Between two values the interrupt is an ordinary KeyboardInterrupt.
+    assert re.search(r"=> (Interrupted: c|C)ancelling the map's \d+ open calls", err), err
     assert process.returncode == -signal.SIGINT
     assert not [task for task in node.tasks.values() if task.status in ("PENDING", "RUNNING")]
 

@@ -267,3 +267,31 @@ def test_blocking_call_in_a_loop_warns(module: Load) -> None:
             assert m.f.remote(1) == 1
 
     asyncio.run(main())
+
+
+BUILD = [
+    {"msg": "Step 1/2: apt\n"},
+    {"msg": "Step 2/2: pip install nosuch"},
+    {"msg": "ERROR: no matching distribution for nosuch"},
+]
+
+
+def test_image_is_built_with_its_output_shown(node: FakeNode, capsys: pytest.CaptureFixture[str]) -> None:
+    node.build = BUILD[:1] + [{"done": True, "success": True, "imageId": "image-9", "pythonVersion": "python3.11"}]
+    image = beam.Image(commands=["apt"], base_image="docker.io/x:1", base_image_creds={"U": "v"})
+    assert not image.exists()
+    built = image.build()
+    assert (built.success, built.image_id, built.python_version) == (True, "image-9", "python3.11")
+    assert capsys.readouterr().err == "=> Building image\nStep 1/2: apt\n=> Image built\n"
+    (asked,) = node.named("BuildImage")
+    assert asked["existingImageCreds"] == {"U": "v"} and asked["commands"] == ["apt"]
+    assert image.build() is built and len(node.named("BuildImage")) == 1
+
+
+def test_failed_build_shows_its_last_lines(node: FakeNode) -> None:
+    node.build = BUILD + [{"done": True}]
+    with pytest.raises(beam.BuildError, match="no matching distribution for nosuch") as caught:
+        beam.Image(python_packages=["nosuch"]).build()
+    assert caught.value.code == "build_failed" and "Step 1/2" in str(caught.value)
+    with pytest.raises(beam.InvalidError, match="no image nope"):
+        beam.Image.from_id("nope").build()

@@ -945,6 +945,7 @@ type Ask struct {
 	Offer         string                 `protobuf:"bytes,2,opt,name=offer,proto3" json:"offer,omitempty"`
 	Round         int64                  `protobuf:"varint,3,opt,name=round,proto3" json:"round,omitempty"`
 	Demand        *Demand                `protobuf:"bytes,4,opt,name=demand,proto3" json:"demand,omitempty"`
+	Shape         string                 `protobuf:"bytes,5,opt,name=shape,proto3" json:"shape,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1005,6 +1006,13 @@ func (x *Ask) GetDemand() *Demand {
 		return x.Demand
 	}
 	return nil
+}
+
+func (x *Ask) GetShape() string {
+	if x != nil {
+		return x.Shape
+	}
+	return ""
 }
 
 type AskReply struct {
@@ -1102,6 +1110,8 @@ type Award struct {
 	LeaseForMs    int64                  `protobuf:"varint,7,opt,name=lease_for_ms,json=leaseForMs,proto3" json:"lease_for_ms,omitempty"`
 	Headless      bool                   `protobuf:"varint,8,opt,name=headless,proto3" json:"headless,omitempty"`
 	Order         []byte                 `protobuf:"bytes,9,opt,name=order,proto3" json:"order,omitempty"` // a WorkOrder
+	Shape         string                 `protobuf:"bytes,10,opt,name=shape,proto3" json:"shape,omitempty"`
+	More          int64                  `protobuf:"varint,11,opt,name=more,proto3" json:"more,omitempty"` // of the shape still wait
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1199,6 +1209,20 @@ func (x *Award) GetOrder() []byte {
 	return nil
 }
 
+func (x *Award) GetShape() string {
+	if x != nil {
+		return x.Shape
+	}
+	return ""
+}
+
+func (x *Award) GetMore() int64 {
+	if x != nil {
+		return x.More
+	}
+	return 0
+}
+
 type AwardReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Offer         string                 `protobuf:"bytes,1,opt,name=offer,proto3" json:"offer,omitempty"`
@@ -1290,6 +1314,7 @@ type Release struct {
 	Lease         string                 `protobuf:"bytes,3,opt,name=lease,proto3" json:"lease,omitempty"`
 	Hold          string                 `protobuf:"bytes,4,opt,name=hold,proto3" json:"hold,omitempty"`
 	Reason        string                 `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	Fence         *Fence                 `protobuf:"bytes,6,opt,name=fence,proto3" json:"fence,omitempty"` // of the lease: an award that comes later is refused
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1357,6 +1382,13 @@ func (x *Release) GetReason() string {
 		return x.Reason
 	}
 	return ""
+}
+
+func (x *Release) GetFence() *Fence {
+	if x != nil {
+		return x.Fence
+	}
+	return nil
 }
 
 type ReleaseReply struct {
@@ -2247,19 +2279,20 @@ const file_beammesh_peer_v1_market_proto_rawDesc = "" +
 	"cpu_millis\x18\x03 \x01(\x03R\tcpuMillis\x12\x1d\n" +
 	"\n" +
 	"memory_mib\x18\x04 \x01(\x03R\tmemoryMib\x12\x19\n" +
-	"\bdisk_mib\x18\x05 \x01(\x03R\adiskMib\"\x92\x01\n" +
+	"\bdisk_mib\x18\x05 \x01(\x03R\adiskMib\"\xa8\x01\n" +
 	"\x03Ask\x12-\n" +
 	"\x05owner\x18\x01 \x01(\v2\x17.beammesh.peer.v1.OwnerR\x05owner\x12\x14\n" +
 	"\x05offer\x18\x02 \x01(\tR\x05offer\x12\x14\n" +
 	"\x05round\x18\x03 \x01(\x03R\x05round\x120\n" +
-	"\x06demand\x18\x04 \x01(\v2\x18.beammesh.peer.v1.DemandR\x06demand\"\xd7\x01\n" +
+	"\x06demand\x18\x04 \x01(\v2\x18.beammesh.peer.v1.DemandR\x06demand\x12\x14\n" +
+	"\x05shape\x18\x05 \x01(\tR\x05shape\"\xd7\x01\n" +
 	"\bAskReply\x12\x14\n" +
 	"\x05offer\x18\x01 \x01(\tR\x05offer\x12\x14\n" +
 	"\x05round\x18\x02 \x01(\x03R\x05round\x12\x12\n" +
 	"\x04hold\x18\x03 \x01(\tR\x04hold\x12\x1e\n" +
 	"\vhold_for_ms\x18\x04 \x01(\x03R\tholdForMs\x129\n" +
 	"\brefusals\x18\x05 \x03(\v2\x1d.beammesh.peer.v1.NodeRefusalR\brefusals\x120\n" +
-	"\x06advert\x18\x06 \x01(\v2\x18.beammesh.peer.v1.AdvertR\x06advert\"\xab\x02\n" +
+	"\x06advert\x18\x06 \x01(\v2\x18.beammesh.peer.v1.AdvertR\x06advert\"\xd5\x02\n" +
 	"\x05Award\x12-\n" +
 	"\x05owner\x18\x01 \x01(\v2\x17.beammesh.peer.v1.OwnerR\x05owner\x12\x14\n" +
 	"\x05offer\x18\x02 \x01(\tR\x05offer\x12\x14\n" +
@@ -2270,7 +2303,10 @@ const file_beammesh_peer_v1_market_proto_rawDesc = "" +
 	"\flease_for_ms\x18\a \x01(\x03R\n" +
 	"leaseForMs\x12\x1a\n" +
 	"\bheadless\x18\b \x01(\bR\bheadless\x12\x14\n" +
-	"\x05order\x18\t \x01(\fR\x05order\"\xe4\x01\n" +
+	"\x05order\x18\t \x01(\fR\x05order\x12\x14\n" +
+	"\x05shape\x18\n" +
+	" \x01(\tR\x05shape\x12\x12\n" +
+	"\x04more\x18\v \x01(\x03R\x04more\"\xe4\x01\n" +
 	"\n" +
 	"AwardReply\x12\x14\n" +
 	"\x05offer\x18\x01 \x01(\tR\x05offer\x12\x14\n" +
@@ -2278,13 +2314,14 @@ const file_beammesh_peer_v1_market_proto_rawDesc = "" +
 	"\x02ok\x18\x03 \x01(\bR\x02ok\x12-\n" +
 	"\x05grant\x18\x04 \x01(\v2\x17.beammesh.peer.v1.GrantR\x05grant\x129\n" +
 	"\brefusals\x18\x05 \x03(\v2\x1d.beammesh.peer.v1.NodeRefusalR\brefusals\x120\n" +
-	"\x06advert\x18\x06 \x01(\v2\x18.beammesh.peer.v1.AdvertR\x06advert\"\x90\x01\n" +
+	"\x06advert\x18\x06 \x01(\v2\x18.beammesh.peer.v1.AdvertR\x06advert\"\xbf\x01\n" +
 	"\aRelease\x12-\n" +
 	"\x05owner\x18\x01 \x01(\v2\x17.beammesh.peer.v1.OwnerR\x05owner\x12\x14\n" +
 	"\x05offer\x18\x02 \x01(\tR\x05offer\x12\x14\n" +
 	"\x05lease\x18\x03 \x01(\tR\x05lease\x12\x12\n" +
 	"\x04hold\x18\x04 \x01(\tR\x04hold\x12\x16\n" +
-	"\x06reason\x18\x05 \x01(\tR\x06reason\"@\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\x12-\n" +
+	"\x05fence\x18\x06 \x01(\v2\x17.beammesh.peer.v1.FenceR\x05fence\"@\n" +
 	"\fReleaseReply\x120\n" +
 	"\x06advert\x18\x01 \x01(\v2\x18.beammesh.peer.v1.AdvertR\x06advert\"e\n" +
 	"\bLeaseRef\x12\x14\n" +
@@ -2406,39 +2443,40 @@ var file_beammesh_peer_v1_market_proto_depIdxs = []int32{
 	11, // 16: beammesh.peer.v1.AwardReply.refusals:type_name -> beammesh.peer.v1.NodeRefusal
 	3,  // 17: beammesh.peer.v1.AwardReply.advert:type_name -> beammesh.peer.v1.Advert
 	9,  // 18: beammesh.peer.v1.Release.owner:type_name -> beammesh.peer.v1.Owner
-	3,  // 19: beammesh.peer.v1.ReleaseReply.advert:type_name -> beammesh.peer.v1.Advert
-	10, // 20: beammesh.peer.v1.LeaseRef.fence:type_name -> beammesh.peer.v1.Fence
-	9,  // 21: beammesh.peer.v1.LeaseRenew.owner:type_name -> beammesh.peer.v1.Owner
-	19, // 22: beammesh.peer.v1.LeaseRenew.leases:type_name -> beammesh.peer.v1.LeaseRef
-	9,  // 23: beammesh.peer.v1.RenewAck.owner:type_name -> beammesh.peer.v1.Owner
-	19, // 24: beammesh.peer.v1.RenewAck.unknown:type_name -> beammesh.peer.v1.LeaseRef
-	9,  // 25: beammesh.peer.v1.Ended.owner:type_name -> beammesh.peer.v1.Owner
-	19, // 26: beammesh.peer.v1.Ended.lease:type_name -> beammesh.peer.v1.LeaseRef
-	3,  // 27: beammesh.peer.v1.Ended.advert:type_name -> beammesh.peer.v1.Advert
-	9,  // 28: beammesh.peer.v1.EndedAck.owner:type_name -> beammesh.peer.v1.Owner
-	9,  // 29: beammesh.peer.v1.OpenOffer.owner:type_name -> beammesh.peer.v1.Owner
-	8,  // 30: beammesh.peer.v1.OpenOffer.demand:type_name -> beammesh.peer.v1.Demand
-	9,  // 31: beammesh.peer.v1.Pull.owner:type_name -> beammesh.peer.v1.Owner
-	3,  // 32: beammesh.peer.v1.Pull.advert:type_name -> beammesh.peer.v1.Advert
-	13, // 33: beammesh.peer.v1.MarketMessage.ask:type_name -> beammesh.peer.v1.Ask
-	14, // 34: beammesh.peer.v1.MarketMessage.ask_reply:type_name -> beammesh.peer.v1.AskReply
-	15, // 35: beammesh.peer.v1.MarketMessage.award:type_name -> beammesh.peer.v1.Award
-	16, // 36: beammesh.peer.v1.MarketMessage.award_reply:type_name -> beammesh.peer.v1.AwardReply
-	17, // 37: beammesh.peer.v1.MarketMessage.release:type_name -> beammesh.peer.v1.Release
-	18, // 38: beammesh.peer.v1.MarketMessage.release_reply:type_name -> beammesh.peer.v1.ReleaseReply
-	20, // 39: beammesh.peer.v1.MarketMessage.renew:type_name -> beammesh.peer.v1.LeaseRenew
-	21, // 40: beammesh.peer.v1.MarketMessage.renew_ack:type_name -> beammesh.peer.v1.RenewAck
-	22, // 41: beammesh.peer.v1.MarketMessage.ended:type_name -> beammesh.peer.v1.Ended
-	23, // 42: beammesh.peer.v1.MarketMessage.ended_ack:type_name -> beammesh.peer.v1.EndedAck
-	24, // 43: beammesh.peer.v1.MarketMessage.open_offer:type_name -> beammesh.peer.v1.OpenOffer
-	25, // 44: beammesh.peer.v1.MarketMessage.pull:type_name -> beammesh.peer.v1.Pull
-	4,  // 45: beammesh.peer.v1.MarketMessage.advert:type_name -> beammesh.peer.v1.SignedAdvert
-	27, // 46: beammesh.peer.v1.MarketMessage.want_advert:type_name -> beammesh.peer.v1.WantAdvert
-	47, // [47:47] is the sub-list for method output_type
-	47, // [47:47] is the sub-list for method input_type
-	47, // [47:47] is the sub-list for extension type_name
-	47, // [47:47] is the sub-list for extension extendee
-	0,  // [0:47] is the sub-list for field type_name
+	10, // 19: beammesh.peer.v1.Release.fence:type_name -> beammesh.peer.v1.Fence
+	3,  // 20: beammesh.peer.v1.ReleaseReply.advert:type_name -> beammesh.peer.v1.Advert
+	10, // 21: beammesh.peer.v1.LeaseRef.fence:type_name -> beammesh.peer.v1.Fence
+	9,  // 22: beammesh.peer.v1.LeaseRenew.owner:type_name -> beammesh.peer.v1.Owner
+	19, // 23: beammesh.peer.v1.LeaseRenew.leases:type_name -> beammesh.peer.v1.LeaseRef
+	9,  // 24: beammesh.peer.v1.RenewAck.owner:type_name -> beammesh.peer.v1.Owner
+	19, // 25: beammesh.peer.v1.RenewAck.unknown:type_name -> beammesh.peer.v1.LeaseRef
+	9,  // 26: beammesh.peer.v1.Ended.owner:type_name -> beammesh.peer.v1.Owner
+	19, // 27: beammesh.peer.v1.Ended.lease:type_name -> beammesh.peer.v1.LeaseRef
+	3,  // 28: beammesh.peer.v1.Ended.advert:type_name -> beammesh.peer.v1.Advert
+	9,  // 29: beammesh.peer.v1.EndedAck.owner:type_name -> beammesh.peer.v1.Owner
+	9,  // 30: beammesh.peer.v1.OpenOffer.owner:type_name -> beammesh.peer.v1.Owner
+	8,  // 31: beammesh.peer.v1.OpenOffer.demand:type_name -> beammesh.peer.v1.Demand
+	9,  // 32: beammesh.peer.v1.Pull.owner:type_name -> beammesh.peer.v1.Owner
+	3,  // 33: beammesh.peer.v1.Pull.advert:type_name -> beammesh.peer.v1.Advert
+	13, // 34: beammesh.peer.v1.MarketMessage.ask:type_name -> beammesh.peer.v1.Ask
+	14, // 35: beammesh.peer.v1.MarketMessage.ask_reply:type_name -> beammesh.peer.v1.AskReply
+	15, // 36: beammesh.peer.v1.MarketMessage.award:type_name -> beammesh.peer.v1.Award
+	16, // 37: beammesh.peer.v1.MarketMessage.award_reply:type_name -> beammesh.peer.v1.AwardReply
+	17, // 38: beammesh.peer.v1.MarketMessage.release:type_name -> beammesh.peer.v1.Release
+	18, // 39: beammesh.peer.v1.MarketMessage.release_reply:type_name -> beammesh.peer.v1.ReleaseReply
+	20, // 40: beammesh.peer.v1.MarketMessage.renew:type_name -> beammesh.peer.v1.LeaseRenew
+	21, // 41: beammesh.peer.v1.MarketMessage.renew_ack:type_name -> beammesh.peer.v1.RenewAck
+	22, // 42: beammesh.peer.v1.MarketMessage.ended:type_name -> beammesh.peer.v1.Ended
+	23, // 43: beammesh.peer.v1.MarketMessage.ended_ack:type_name -> beammesh.peer.v1.EndedAck
+	24, // 44: beammesh.peer.v1.MarketMessage.open_offer:type_name -> beammesh.peer.v1.OpenOffer
+	25, // 45: beammesh.peer.v1.MarketMessage.pull:type_name -> beammesh.peer.v1.Pull
+	4,  // 46: beammesh.peer.v1.MarketMessage.advert:type_name -> beammesh.peer.v1.SignedAdvert
+	27, // 47: beammesh.peer.v1.MarketMessage.want_advert:type_name -> beammesh.peer.v1.WantAdvert
+	48, // [48:48] is the sub-list for method output_type
+	48, // [48:48] is the sub-list for method input_type
+	48, // [48:48] is the sub-list for extension type_name
+	48, // [48:48] is the sub-list for extension extendee
+	0,  // [0:48] is the sub-list for field type_name
 }
 
 func init() { file_beammesh_peer_v1_market_proto_init() }

@@ -123,6 +123,7 @@ class FakeNode:
         self._ids = itertools.count(1)
         self._slots = threading.Semaphore(workers)
         self._mu = threading.Lock()
+        self._closed = False
         self._idle: Dict[str, "deque[Runner]"] = {}
         self._runners: List[Runner] = []
         self._dir = tempfile.TemporaryDirectory()
@@ -145,6 +146,7 @@ class FakeNode:
         self._server.server_close()
         self._thread.join(LIMIT)
         with self._mu:
+            self._closed = True
             runners, self._runners = self._runners, []
         for runner in runners:
             runner.close()
@@ -215,6 +217,9 @@ class FakeNode:
         else:
             told = dict(header["error"], pickle=base64.b64encode(body).decode())
             task.end("ERROR", error={"code": "failed", "message": told["message"]}, exception=told, **fields)
+        if task.cancelled:  # it has been told to end: not for the next task
+            runner.wait()
+            return
         with self._mu:
             self._idle[stub["id"]].append(runner)
 
@@ -229,8 +234,10 @@ class FakeNode:
         env["RETRY_FOR"] = ",".join(stub.get("retryFor", []))
         env["BEAM_CLIENT_PYTHON"] = stub.get("clientPython", "")
         env.update(GATEWAY_HOST="127.0.0.1", GATEWAY_PORT=str(self.port), BEAM_TOKEN=TOKEN, BEAM_QUIET="1")
-        runner = Runner(self.bundle, code, stub["handler"], env=env)
         with self._mu:
+            if self._closed:
+                raise Ended("the node is gone")
+            runner = Runner(self.bundle, code, stub["handler"], env=env)
             self._runners.append(runner)
         return runner
 

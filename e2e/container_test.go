@@ -1,0 +1,248 @@
+package e2e
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"golang.org/x/net/dns/dnsmessage"
+
+	"github.com/beammesh/beammesh/cli/dev"
+)
+
+// endings makes calls that end in every way and prints what the program sees.
+const endings = `
+import os, sys, time
+from beam import BeamError, function
+
+@function(cpu=0.2, memory=128)
+def exits(x):
+    os._exit(7)
+
+@function(cpu=0.2, memory=128)
+def eats(x):
+    return len(bytearray(os.urandom(1) * (1 << 29)))
+
+@function(cpu=0.2, memory=128, timeout=2)
+def sleeps(x):
+    time.sleep(600)
+
+@function(cpu=0.2, memory=128)
+def raises(x):
+    raise KeyError("gone")
+
+@function(cpu=0.2, memory=128, timeout=600)
+def hangs(x):
+    print("hanging", flush=True)
+    time.sleep(600)
+
+if __name__ == "__main__":
+    for f in (exits, eats, sleeps, raises, hangs):
+        try:
+            print(f.__name__, "returned", f.remote(1), flush=True)
+        except BeamError as e:
+            print(f.__name__, type(e).__name__, e.code, str(e).replace("\n", " "), flush=True)
+        except KeyError as e:
+            print(f.__name__, "KeyError", e.args, flush=True)
+`
+
+func testEndsAreToldApart(m *mesh) {
+	t := m.t
+	p := m.startPython(1, endings)
+	p.expect("hanging")
+	hanging := m.task(1, "hangs", running)
+	if _, errs, code := m.beam(1, "task", "stop", hanging.ID); code != 0 {
+		t.Fatal(errs)
+	}
+	out, errs, code := p.wait()
+	if code != 0 {
+		t.Fatalf("exit %d\n%s%s", code, out, errs)
+	}
+	for _, want := range []struct{ fn, seen, text, status, code string }{
+		{"exits", "exits RemoteError failed", "exit code 7", "ERROR", "failed"},
+		{"eats", "eats OutOfMemoryError out_of_memory", "128 MiB", "ERROR", "out_of_memory"},
+		{"sleeps", "sleeps TaskTimeoutError job_timeout", "", "TIMEOUT", "job_timeout"},
+		{"raises", "raises KeyError ('gone',)", "", "ERROR", "failed"},
+		{"hangs", "hangs TaskCancelledError cancelled", "", "CANCELLED", "cancelled"},
+	} {
+		var line string
+		for l := range strings.Lines(out) {
+			if strings.HasPrefix(l, want.fn+" ") {
+				line = l
+			}
+		}
+		if !strings.HasPrefix(line, want.seen) || !strings.Contains(line, want.text) {
+			t.Errorf("%s: the program saw %q, want %q with %q", want.fn, line, want.seen, want.text)
+		}
+		task := m.task(1, want.fn, over)
+		if task.Status != want.status || task.Error == nil || task.Error.Code != want.code || task.Attempt != 1 {
+			t.Errorf("%s is listed as %s, attempt %d, error %+v; want %s, 1, %s", want.fn, task.Status, task.Attempt, task.Error, want.status, want.code)
+		}
+	}
+}
+
+const shutIn = `
+import json, os, socket, sys, threading, time
+from beam import function
+
+def try_connect(host, port):
+    try:
+        with socket.create_connection((host, port), timeout=4) as s:
+            return s.recv(100).decode()
+    except OSError as e:
+        return "refused"
+
+@function(cpu=0.2, memory=512)
+def look(node, outside):
+    found = {}
+    with open("/proc/net/route") as f:
+        gateway = [l.split()[2] for l in f if l.split()[1] == "00000000"][0]
+    gateway = socket.inet_ntoa(bytes.fromhex(gateway)[::-1])
+    found["node"] = [try_connect(h, p) for h in (node, gateway) for p in (1993, 1994, 1992)]
+    found["outside"] = try_connect(*outside)
+    found["name"] = socket.gethostbyname("outside.example")
+    try:
+        socket.gethostbyname("nothing.example")
+        found["none"] = "found"
+    except OSError:
+        found["none"] = "not found"
+    st = os.statvfs("/")
+    found["disk"] = st.f_blocks * st.f_frsize
+    hold, n = threading.Event(), 0
+    threading.stack_size(65536)
+    try:
+        while n < 20000:
+            threading.Thread(target=hold.wait, daemon=True).start()
+            n += 1
+    except RuntimeError:
+        pass
+    hold.set()
+    found["threads"] = n
+    return found
+
+@function(cpu=0.2, memory=128)
+def listen(seconds):
+    s = socket.create_server(("0.0.0.0", 4444))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as u:
+        u.connect(("192.0.2.1", 9))
+        print("address", u.getsockname()[0], os.environ["CONTAINER_ID"], flush=True)
+    s.settimeout(seconds)
+    try:
+        s.accept()
+        return "reached"
+    except OSError:
+        return "not reached"
+
+@function(cpu=0.2, memory=128)
+def knock(host):
+    return try_connect(host, 4444)
+
+if __name__ == "__main__":
+    if sys.argv[1] == "listen":
+        print(listen.remote(float(sys.argv[2])), flush=True)
+    elif sys.argv[1] == "knock":
+        print(sorted(set(knock.map([sys.argv[2]] * 12))), flush=True)
+    else:
+        print(json.dumps(look.remote(sys.argv[1], (sys.argv[2], int(sys.argv[3])))), flush=True)
+`
+
+// outside is an address of the documentation's range: as public for containers
+// as any, and routed to this machine alone.
+const outside = "203.0.113.7"
+
+// nameServer is where the nodes send what containers ask for.
+const nameServer = dev.GatewayArg + ":5399"
+
+func testContainerIsShutIn(m *mesh) {
+	t := m.t
+	if out, err := exec.Command("ip", "addr", "replace", outside+"/32", "dev", "lo").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	t.Cleanup(func() { _ = exec.Command("ip", "addr", "del", outside+"/32", "dev", "lo").Run() })
+	l, err := net.Listen("tcp4", outside+":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = io.WriteString(c, "hello from outside")
+			c.Close()
+		}
+	}()
+	serveNames(t, m)
+
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	out := m.mustPython(1, shutIn, m.dev.Nodes[0].Addr.String(), outside, port)
+	for _, want := range []string{`"node": ["refused", "refused", "refused", "refused", "refused", "refused"]`,
+		`"outside": "hello from outside"`, `"name": "` + outside + `"`, `"none": "not found"`} {
+		if !strings.Contains(out, want) {
+			t.Errorf("a container saw %s want %s", out, want)
+		}
+	}
+	var disk, threads int64
+	if _, err := fmt.Sscanf(out[strings.Index(out, `"disk"`):], `"disk": %d, "threads": %d`, &disk, &threads); err != nil {
+		t.Fatalf("%v in %s", err, out)
+	}
+	if disk <= 0 || disk > 11<<30 {
+		t.Errorf("a container sees a disk of %d bytes, want the limit of 10 GiB", disk)
+	}
+	if threads < 3000 || threads > 4200 {
+		t.Errorf("a container started %d threads, want the limit of 4096 to hold", threads)
+	}
+
+	// One container listens, the others, on the same node and on others, knock.
+	server := m.startPython(1, shutIn, "listen", "25")
+	server.expect("address")
+	line, _ := server.out.snapshot()
+	addr := strings.Fields(line[strings.Index(line, "address"):])[1]
+	if got := m.mustPython(1, shutIn, "knock", addr); !strings.Contains(got, "['refused']") {
+		t.Errorf("containers reached another one: %s", got)
+	}
+	if got, _, _ := server.wait(); !strings.Contains(got, "not reached") {
+		t.Errorf("a container was reached by another one: %s", got)
+	}
+}
+
+// serveNames answers for outside.example at the bridge, until the test ends.
+func serveNames(t testing.TB, m *mesh) {
+	t.Helper()
+	gateway := m.dev.Subnet.Masked().Addr().Next()
+	c, err := net.ListenUDP("udp4", net.UDPAddrFromAddrPort(netip.AddrPortFrom(gateway, 5399)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	go func() {
+		b := make([]byte, 1500)
+		for {
+			n, from, err := c.ReadFromUDP(b)
+			if err != nil {
+				return
+			}
+			var q dnsmessage.Message
+			if q.Unpack(b[:n]) != nil || len(q.Questions) != 1 {
+				continue
+			}
+			a := dnsmessage.Message{Header: dnsmessage.Header{ID: q.ID, Response: true, RecursionAvailable: true}, Questions: q.Questions}
+			switch name := q.Questions[0].Name; {
+			case name.String() != "outside.example.":
+				a.RCode = dnsmessage.RCodeNameError
+			case q.Questions[0].Type == dnsmessage.TypeA:
+				a.Answers = []dnsmessage.Resource{{Header: dnsmessage.ResourceHeader{Name: name, Class: dnsmessage.ClassINET, TTL: 60},
+					Body: &dnsmessage.AResource{A: netip.MustParseAddr(outside).As4()}}}
+			}
+			if out, err := a.Pack(); err == nil {
+				_, _ = c.WriteToUDP(out, from)
+			}
+		}
+	}()
+}
