@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -366,11 +367,25 @@ func TestSkewedClockAndFullDisk(t *testing.T) {
 	if got := m.mustPython(1, square); !strings.Contains(got, "144") {
 		t.Errorf("with a full node in the mesh: %s", got)
 	}
+	// With every disk full the task waits, says why, and starts when one is not.
 	m.restartWith(1, "--disk-floor", "900TiB")
 	m.restartWith(2, "--disk-floor", "900TiB")
-	out, errs, code := m.python(2, square)
-	if code != 1 || !strings.Contains(errs, "CapacityError") || !strings.Contains(errs, "disk") {
-		t.Errorf("with all disks full: exit %d\n%s%s", code, out, errs)
+	waiting := m.startPython(2, square)
+	eventually(t, patience, func() string {
+		var tasks []map[string]any
+		m.beamJSON(2, &tasks, "task", "list", "--status", "pending")
+		if len(tasks) != 1 {
+			return fmt.Sprintf("pending tasks: %v", tasks)
+		}
+		why, errs, _ := m.beam(2, "explain", tasks[0]["id"].(string))
+		if !strings.Contains(why, "disk") {
+			return "explain does not name the disk: " + why + errs
+		}
+		return ""
+	})
+	m.restartWith(3, "--disk-floor", "64MiB")
+	if out, errs, code := waiting.wait(); code != 0 || !strings.Contains(out, "144") {
+		t.Errorf("after node3 has disk again: exit %d\n%s%s", code, out, errs)
 	}
 }
 
