@@ -122,7 +122,7 @@ func (n *Node) serveBuild(ctx context.Context, s mesh.Stream) {
 		}
 		if err != nil {
 			f := fault.From(err)
-			end.Code, end.Message, end.Hint = f.Code, f.Error(), f.Hint
+			end.Code, end.Message, end.Hint = f.Code, f.Message, f.Hint
 		}
 		send(end)
 	}()
