@@ -192,11 +192,20 @@ func TestTaskAndContainerStop(t *testing.T) {
 	if _, errs, code := m.beam(3, "container", "stop", first["container_id"].(string)); code != 0 {
 		t.Errorf("container stop: exit %d: %s", code, errs)
 	}
-	// A person did that, so the task is not run again, and says why it ended.
+	// That is not the task's fault: it runs again, in another container.
 	eventually(t, patience, func() string {
 		now := m.taskByID(id)
-		if e, _ := now["error"].(map[string]any); now["status"] != "ERROR" || e["message"] != "the container was stopped by the user" {
+		if now["container_id"] == first["container_id"] || now["status"] != "RUNNING" {
 			return fmt.Sprintf("after its container was stopped the task is %v", now)
+		}
+		return ""
+	})
+	if _, errs, code := m.beam(1, "task", "stop", id); code != 0 {
+		t.Errorf("task stop: exit %d: %s", code, errs)
+	}
+	eventually(t, patience, func() string {
+		if s := m.taskByID(id)["status"]; s != "CANCELLED" {
+			return fmt.Sprintf("the stopped task is %v", s)
 		}
 		return ""
 	})
