@@ -292,20 +292,6 @@ func (c *leaseClient) hold(event uint64) (release func()) {
 	}
 }
 
-// ackNow tells whether an event is acknowledged at once. The begin of a call
-// goes with its end, and an end that is held when the journal has it.
-func (c *leaseClient) ackNow(ev *peerv1.LeaseUp) bool {
-	switch {
-	case ev.GetStarted() != nil:
-		return false
-	case ev.GetOutput() != nil:
-		return ev.Event%16 == 0
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return !c.held[ev.Event]
-}
-
 // ackable is the newest event that may be forgotten with all before it.
 func (c *leaseClient) ackable() uint64 {
 	c.mu.Lock()

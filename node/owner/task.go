@@ -65,7 +65,6 @@ type task struct {
 	// guarded by Owner.mu
 	status   string
 	attempts []*attempt
-	waiting  string
 	started  time.Time
 	ended    time.Time
 	outcome  *beamv1.Outcome
