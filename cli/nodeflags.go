@@ -23,6 +23,7 @@ type rawNodeFlags struct {
 	NodeFlags
 	gpus, memory string
 	diskFloor    string
+	journal      string
 	readyFD      int
 }
 
@@ -37,6 +38,7 @@ func (r *rawNodeFlags) add(c *cobra.Command) {
 	f.Float64Var(&r.CPUs, "cpus", 0, "cores to offer (default: all)")
 	f.StringVar(&r.memory, "memory", "", "memory to offer, such as 8GiB (default: what there is)")
 	f.StringVar(&r.diskFloor, "disk-floor", "1GiB", "disk that stays free: below it no container is started")
+	f.StringVar(&r.journal, "market-journal", "64MiB", "disk for the journal of placement decisions, which 'beam sim replay' reads; 0 keeps none")
 	f.Float64Var(&r.CPUOvercommit, "cpu-overcommit", 1, "offer this many times the cores")
 	f.BoolVar(&r.NoGossip, "no-gossip", false, "do without gossip")
 	f.BoolVar(&r.NoMDNS, "no-mdns", false, "do without discovery on the local network")
@@ -78,6 +80,14 @@ func (r *rawNodeFlags) check(cmd *cobra.Command, terminal bool) (NodeFlags, erro
 	}
 	if out.DiskFloor, err = parseBytes(r.diskFloor); err != nil {
 		return out, usage(cmd, "--disk-floor: "+err.Error())
+	}
+	if r.journal != "0" {
+		if out.MarketJournal, err = parseBytes(r.journal); err != nil {
+			return out, usage(cmd, "--market-journal: "+err.Error())
+		}
+		if out.MarketJournal < 1<<20 {
+			return out, usage(cmd, "--market-journal has to be 1MiB at least, or 0 for none")
+		}
 	}
 	switch {
 	case math.IsNaN(out.CPUs) || out.CPUs < 0 || out.CPUs > maxOfferableCores:

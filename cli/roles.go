@@ -46,6 +46,7 @@ type NodeFlags struct {
 	MemoryBytes   int64   // memory to offer; 0 = what there is
 	CPUOvercommit float64 // >= 1
 	DiskFloor     int64   // bytes that stay free; 0 = the default
+	MarketJournal int64   // bytes of the journal of placement decisions; 0 = none
 	NoGossip      bool
 	NoMDNS        bool
 	NoDHT         bool

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/beammesh/beammesh/node/marketlog"
 	"github.com/beammesh/beammesh/proto/fault"
 )
 
@@ -46,6 +47,9 @@ type Config struct {
 	// the node that took it; 0 = 60 s.
 	OwnerGap time.Duration
 
+	// MarketJournal bounds the journal of placement decisions, in bytes; 0 = none.
+	MarketJournal int64
+
 	Faults Faults // for tests only
 
 	Log *slog.Logger
@@ -77,6 +81,9 @@ func (c Config) complete() (Config, error) {
 	}
 	if c.CPUs < 0 || c.MemoryBytes < 0 {
 		return c, fault.New(fault.Invalid, "cpus and memory cannot be negative", "leave them out to offer all")
+	}
+	if c.MarketJournal != 0 && c.MarketJournal < marketlog.MinBytes {
+		return c, fault.New(fault.Invalid, fmt.Sprintf("a market journal of %d bytes is too small", c.MarketJournal), "give it 1 MiB at least, or 0 for none")
 	}
 	if c.DiskFloor == 0 {
 		c.DiskFloor = 1 << 30

@@ -41,6 +41,7 @@ import (
 	"github.com/beammesh/beammesh/node/ledger/remote"
 	"github.com/beammesh/beammesh/node/link"
 	"github.com/beammesh/beammesh/node/loopback"
+	"github.com/beammesh/beammesh/node/marketlog"
 	"github.com/beammesh/beammesh/node/marketwire"
 	"github.com/beammesh/beammesh/node/owner"
 	"github.com/beammesh/beammesh/node/service/call"
@@ -53,6 +54,7 @@ import (
 	"github.com/beammesh/beammesh/runtime/gpu"
 	"github.com/beammesh/beammesh/scheduler"
 	"github.com/beammesh/beammesh/scheduler/market"
+	"github.com/beammesh/beammesh/scheduler/record"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -75,8 +77,9 @@ type Node struct {
 	puller  *puller
 	links   *link.Links
 	owner   *owner.Owner
-	worker  *worker.Worker     // nil: this node runs no containers
-	engine  *containerd.Engine // nil with it
+	record  func(record.Record) // into the market's journal; nil = none is kept
+	worker  *worker.Worker      // nil: this node runs no containers
+	engine  *containerd.Engine  // nil with it
 	gpus    gpu.Inventory
 	images  *images
 	builder *build.Builder // nil with the engine
@@ -285,11 +288,19 @@ func (n *Node) startMarket(context.Context) error {
 	a.ask = func(to mesh.PeerID) {
 		n.links.Send(to, &peerv1.MarketMessage{What: &peerv1.MarketMessage_WantAdvert{WantAdvert: &peerv1.WantAdvert{}}}, nil)
 	}
+	if n.cfg.MarketJournal > 0 {
+		l, err := marketlog.Open(n.dir("market"), marketlog.Options{Bytes: n.cfg.MarketJournal, Log: n.log})
+		if err != nil {
+			return err
+		}
+		n.onClose(l.Close)
+		n.record = l.Record
+	}
 	n.owner = owner.New(owner.Config{
 		Self: n.mesh.PeerID(), Name: n.cfg.Name, Epoch: n.store.j.Epoch(), Clock: n.clock, Dialer: n.dialer,
 		Planner: &planner{ledger: n.ledger, puller: n.puller, adverts: a, tokens: n.tokens, self: string(n.mesh.PeerID())},
 		Journal: n.store, Log: n.log, Send: n.send, Publish: n.publishOffer, Discover: a.discover, NodeName: a.name,
-		Limits: n.cfg.limits(),
+		Limits: n.cfg.limits(), Record: n.record,
 	})
 	a.seen = func(ev market.AdvertSeen) { n.owner.Step(ev) }
 	n.onClose(func() error { n.owner.Close(); return nil })
@@ -383,7 +394,7 @@ func (n *Node) startRuntime(ctx context.Context) error {
 		Market: wcfg, Engine: n.engine, Puller: n.puller, LogDir: n.dir("logs"), Bundle: paths.Runner, Name: n.cfg.Name,
 		APIEnv: insideEnv, RunDirs: filepath.Join(state, "a"), Clock: n.clock, Log: n.log, Sockets: n.insideAPI,
 		Send:      func(to scheduler.NodeID, m any) { n.send(to, m, nil, nil) },
-		Advertise: n.adverts.set,
+		Advertise: n.adverts.set, Record: n.record,
 	})
 	if err != nil {
 		return err

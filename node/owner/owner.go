@@ -13,6 +13,7 @@ import (
 	"github.com/beammesh/beammesh/proto/fault"
 	"github.com/beammesh/beammesh/scheduler"
 	"github.com/beammesh/beammesh/scheduler/market"
+	"github.com/beammesh/beammesh/scheduler/record"
 	"github.com/beammesh/beammesh/scheduler/replicas"
 )
 
@@ -55,6 +56,9 @@ type Config struct {
 	Limits []string
 	// NodeName gives a node's name for people.
 	NodeName func(mesh.PeerID) string
+	// Record takes every step of the machines, for the market's journal; it must
+	// not block. nil = nobody keeps one.
+	Record func(record.Record)
 }
 
 // Dialer opens the lease streams; the node's own id works too.
@@ -100,9 +104,13 @@ type wanted struct {
 
 // New makes an owner; Restore and Close frame its life.
 func New(cfg Config) *Owner {
+	machine := market.OwnerConfig{ID: market.OwnerID{Peer: scheduler.NodeID(cfg.Self), Epoch: cfg.Epoch}}
+	if cfg.Record != nil {
+		cfg.Record(record.Record{At: cfg.Clock(), Machine: record.Owner, Event: record.OwnerStart{Config: machine, Name: cfg.Name, Wall: time.Now()}})
+	}
 	o := &Owner{
 		cfg: cfg, log: cfg.Log,
-		market: market.NewOwner(market.OwnerConfig{ID: market.OwnerID{Peer: scheduler.NodeID(cfg.Self), Epoch: cfg.Epoch}}),
+		market: market.NewOwner(machine),
 		pools:  map[string]*pool{}, offers: map[market.OfferID]*wanted{},
 		leases: map[market.LeaseID]*leaseClient{}, tasks: map[string]*task{},
 	}
@@ -144,7 +152,12 @@ func (o *Owner) marketLocked(ev market.OwnerEvent) {
 		if o.closed {
 			return
 		}
-		for _, a := range slices.Clone(o.market.Step(o.cfg.Clock(), ev)) {
+		now := o.cfg.Clock()
+		actions := slices.Clone(o.market.Step(now, ev))
+		if o.cfg.Record != nil {
+			o.cfg.Record(record.Record{At: now, Machine: record.Owner, Event: ev, Decisions: record.OwnerDecisions(actions)})
+		}
+		for _, a := range actions {
 			o.marketActionLocked(a)
 		}
 		if at, ok := o.market.NextWake(); ok {
