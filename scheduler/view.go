@@ -23,6 +23,17 @@ type View struct {
 	byClass map[string][]*viewNode
 	visit   uint64   // stamp of the last walk
 	spare   []Device // scratch of ScoreNode
+
+	slots     []*viewNode // by viewNode.slot; nil = free
+	freeSlots []int32
+	rankings  []*ranking
+	asked     uint64 // counts the questions to rankings
+	epoch     uint64 // counts the changes of how nodes are scored
+	// changes are the nodes that changed, in order; the first is number
+	// firstChange of all.
+	changes     []*viewNode
+	firstChange uint64
+	front       []int32 // scratch of ranking.walk
 }
 
 type viewNode struct {
@@ -38,6 +49,9 @@ type viewNode struct {
 	oldBoots [8]string
 	notes    []note
 	stamp    uint64
+	slot     int32
+	changed  uint64 // its latest place in View.changes
+	gone     bool   // forgotten
 }
 
 // note is something the advert does not show yet.
@@ -63,9 +77,17 @@ func (v *View) Update(a Advert, source Source) bool {
 		}
 		n = &viewNode{source: source, hash: HashOf(a.Node)}
 		v.nodes[a.Node] = n
+		if last := len(v.freeSlots) - 1; last >= 0 {
+			n.slot, v.freeSlots = v.freeSlots[last], v.freeSlots[:last]
+			v.slots[n.slot] = n
+		} else {
+			n.slot = int32(len(v.slots))
+			v.slots = append(v.slots, n)
+		}
 	case n.advert.Boot == a.Boot:
 		if a.Seq == n.advert.Seq && n.down != "" && n.soft {
 			n.down = ""
+			v.touch(n)
 			return true
 		}
 		if a.Seq <= n.advert.Seq {
@@ -82,13 +104,14 @@ func (v *View) Update(a Advert, source Source) bool {
 	moved := fresh || !sameDevices(n.advert.Capacity.Devices, a.Capacity.Devices)
 	if moved && !fresh {
 		v.unindex(n)
+		v.epoch++ // the canonical order of nodes may be another now
 	}
 	n.advert, n.class, n.down = a, a.Capacity.Class(), ""
 	n.notes = slices.DeleteFunc(n.notes, func(x note) bool { return x.credit })
 	if moved {
 		v.index(n)
 	}
-	n.refresh()
+	v.refresh(n)
 	return true
 }
 
@@ -154,7 +177,7 @@ func deviceClasses(ds []Device) []string {
 }
 
 // refresh computes eff anew from the advert and the notes.
-func (n *viewNode) refresh() {
+func (v *View) refresh(n *viewNode) {
 	devices := append(n.eff.Devices[:0], n.advert.Capacity.Devices...)
 	n.eff = n.advert.Capacity
 	n.eff.Devices = devices
@@ -168,6 +191,7 @@ func (n *viewNode) refresh() {
 			takeAway(&n.notes[i].demand, &n.eff)
 		}
 	}
+	v.touch(n)
 }
 
 // takeAway is Allocate that takes what there is when not all is.
@@ -230,7 +254,7 @@ func (v *View) addNote(id NodeID, x note) {
 		}
 	}
 	n.notes = append(n.notes, x)
-	n.refresh()
+	v.refresh(n)
 }
 
 // Settle drops the debit under key: the node has answered, or never will. It
@@ -245,7 +269,7 @@ func (v *View) Settle(id NodeID, key string) bool {
 	if len(n.notes) == before {
 		return false
 	}
-	n.refresh()
+	v.refresh(n)
 	return true
 }
 
@@ -258,7 +282,7 @@ func (v *View) SetDown(id NodeID, reason string, soft bool) {
 		}
 		n.down, n.soft = reason, soft
 		n.notes = nil
-		n.refresh()
+		v.refresh(n)
 	}
 }
 
@@ -269,6 +293,7 @@ func (v *View) SetUp(id NodeID) bool {
 		return false
 	}
 	n.down = ""
+	v.touch(n)
 	return true
 }
 
@@ -277,6 +302,10 @@ func (v *View) Forget(id NodeID) {
 	if n := v.nodes[id]; n != nil {
 		v.unindex(n)
 		delete(v.nodes, id)
+		n.gone = true
+		v.slots[n.slot] = nil
+		v.freeSlots = append(v.freeSlots, n.slot)
+		v.touch(n)
 	}
 }
 
