@@ -1,0 +1,212 @@
+package replay
+
+import (
+	"slices"
+	"time"
+
+	"github.com/beammesh/beammesh/scheduler/market"
+	"github.com/beammesh/beammesh/scheduler/replicas"
+)
+
+// Models are the costs that a journal shows and the machines do not decide.
+type Models struct {
+	// Link is one way of a message between two nodes, with the work at both ends.
+	Link time.Duration
+	// Local is the same within a node.
+	Local time.Duration
+	// StartWarm is one container start, alone on its machine, where the image is;
+	// StartCold where it has to be pulled first.
+	StartWarm, StartCold time.Duration
+	// Parallel is how many starts a machine runs at full speed; more share it.
+	Parallel int
+	// Dispatch is from handing a call to a container to its begin.
+	Dispatch time.Duration
+	// Stop is from letting a container go to its resources being free.
+	Stop    time.Duration
+	Samples Samples
+}
+
+// Samples says on how many measurements each model stands.
+type Samples struct{ Link, Local, StartWarm, StartCold, Dispatch, Stop int }
+
+// Fit measures the models in the journals of a run. Where a kind of sample is
+// missing the model keeps a default that is named in Defaults.
+func Fit(js []Journal, hostOf func(node string) string) Models {
+	f := fitter{}
+	for i := range js {
+		f.owner(&js[i])
+	}
+	f.starts(js, hostOf)
+	m := Defaults
+	set := func(d *time.Duration, samples []time.Duration, n *int) {
+		slices.Sort(samples)
+		if *n = len(samples); *n > 0 {
+			*d = quantile(samples, 500)
+		}
+	}
+	set(&m.Link, f.remote, &m.Samples.Link)
+	set(&m.Local, f.local, &m.Samples.Local)
+	set(&m.StartWarm, f.warm, &m.Samples.StartWarm)
+	set(&m.StartCold, f.cold, &m.Samples.StartCold)
+	set(&m.Dispatch, f.dispatch, &m.Samples.Dispatch)
+	set(&m.Stop, f.stop, &m.Samples.Stop)
+	m.StartCold = max(m.StartCold, m.StartWarm)
+	return m
+}
+
+// Defaults stand in for what a recording does not show; from measurements of a
+// mesh on one machine.
+var Defaults = Models{
+	Link: 300 * time.Microsecond, Local: 50 * time.Microsecond,
+	StartWarm: 90 * time.Millisecond, StartCold: 1500 * time.Millisecond, Parallel: 2,
+	Dispatch: 500 * time.Microsecond, Stop: 50 * time.Millisecond,
+}
+
+type fitter struct {
+	remote, local, warm, cold, dispatch, stop []time.Duration
+}
+
+// owner reads round trips of asks and the begins of calls on idle containers.
+func (f *fitter) owner(j *Journal) {
+	type key struct {
+		offer market.OfferID
+		node  string
+	}
+	asked := map[key]time.Duration{}
+	sent := map[replicas.CallID]time.Duration{}
+	busy := map[string]int{} // calls on a container
+	for k := range j.Records {
+		r := &j.Records[k]
+		for _, d := range r.Decisions {
+			switch w := words(d); w[0] {
+			case "ask":
+				asked[key{market.OfferID(w[2]), w[1]}] = r.At
+			case "dispatch":
+				if busy[w[2]] == 0 {
+					sent[replicas.CallID(w[1])] = r.At
+				}
+				busy[w[2]]++
+			}
+		}
+		switch e := r.Event.(type) {
+		case market.AskReply:
+			k := key{e.Offer, string(e.Node)}
+			if at, ok := asked[k]; ok {
+				delete(asked, k)
+				if e.Node == j.Node {
+					f.local = append(f.local, (r.At-at)/2)
+				} else {
+					f.remote = append(f.remote, (r.At-at)/2)
+				}
+			}
+		case replicas.Begun:
+			if at, ok := sent[e.Call]; ok {
+				delete(sent, e.Call)
+				f.dispatch = append(f.dispatch, r.At-at)
+			}
+		case replicas.Result:
+			busy[string(e.Replica)]--
+		}
+	}
+}
+
+// words splits a decision, with empty words behind it.
+func words(d string) [4]string {
+	var w [4]string
+	n, from := 0, 0
+	for i := 0; i <= len(d) && n < len(w); i++ {
+		if i == len(d) || d[i] == ' ' {
+			w[n] = d[from:i]
+			n, from = n+1, i+1
+		}
+	}
+	return w
+}
+
+// start is one container start.
+type start struct {
+	host     string
+	from, to time.Duration
+	cold     bool
+}
+
+// starts finds what one start costs when starts of one machine share its
+// processors: each sample is divided by how many ran beside it.
+func (f *fitter) starts(js []Journal, hostOf func(string) string) {
+	var all []start
+	for i := range js {
+		j := &js[i]
+		hot := map[string]bool{} // only looked up
+		begun := map[market.LeaseID]start{}
+		released := map[market.LeaseID]time.Duration{}
+		for k := range j.Records {
+			r := &j.Records[k]
+			switch e := r.Event.(type) {
+			case market.SetHotRoots:
+				clear(hot)
+				for _, root := range e.Roots {
+					hot[root] = true
+				}
+			case market.Award:
+				if _, again := begun[e.Lease]; again {
+					continue // it was repeated
+				}
+				s := start{host: hostOf(j.Name), from: j.at(r)}
+				for _, root := range e.Demand.Roots {
+					s.cold = s.cold || !hot[root.Name]
+				}
+				begun[e.Lease] = s
+			case market.Release:
+				if _, again := released[e.Lease]; e.Lease != "" && !again {
+					released[e.Lease] = r.At
+				}
+			case market.LeaseDone:
+				if at, ok := released[e.Lease]; ok {
+					f.stop = append(f.stop, r.At-at)
+				}
+			case market.LeaseReady:
+				if s, ok := begun[e.Lease]; ok {
+					s.to = j.at(r)
+					all = append(all, s)
+					delete(begun, e.Lease)
+				}
+			}
+		}
+	}
+	for _, s := range all {
+		// Work is what a start would take alone: the time it was given a
+		// processor, as if all that overlap shared the machine evenly.
+		work := shared(s, all)
+		if s.cold {
+			f.cold = append(f.cold, work)
+		} else {
+			f.warm = append(f.warm, work)
+		}
+	}
+}
+
+// shared integrates min(1, Parallel/n) over s, n being the starts of the same
+// machine that run at each moment.
+func shared(s start, all []start) time.Duration {
+	var cuts []time.Duration
+	for _, o := range all {
+		if o.host == s.host && o.to > s.from && o.from < s.to {
+			cuts = append(cuts, max(o.from, s.from), min(o.to, s.to))
+		}
+	}
+	slices.Sort(cuts)
+	var work time.Duration
+	for i := 1; i < len(cuts); i++ {
+		if cuts[i] == cuts[i-1] {
+			continue
+		}
+		mid, n := (cuts[i]+cuts[i-1])/2, 0
+		for _, o := range all {
+			if o.host == s.host && o.from <= mid && mid < o.to {
+				n++
+			}
+		}
+		work += (cuts[i] - cuts[i-1]) * time.Duration(min(Defaults.Parallel, n)) / time.Duration(n)
+	}
+	return work
+}
