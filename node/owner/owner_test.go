@@ -235,7 +235,7 @@ func TestNodeLost(t *testing.T) {
 		t.Errorf("outcome %v", o)
 	}
 	c.net.Heal(c.node, lost.Mesh)
-	r, err := c.owner().Explain("ws", id)
+	r, err := c.owner().Explain("ws", id, nil)
 	if err != nil || len(r.Attempts) != 2 {
 		t.Fatalf("explain %v, %v", r, err)
 	}
@@ -310,9 +310,29 @@ func TestInfeasible(t *testing.T) {
 		!strings.Contains(o.Error.Message, "H100") || o.Error.Hint == "" {
 		t.Errorf("outcome %v", o)
 	}
-	r, err := c.owner().Explain("ws", id)
+	r, err := c.owner().Explain("ws", id, nil)
 	if err != nil || r.Task.Status != owner.Error {
 		t.Errorf("explain %v, %v", r, err)
+	}
+}
+
+// TestExplainWhatIf asks about another demand: nothing is placed by it.
+func TestExplainWhatIf(t *testing.T) {
+	c := newCluster(t, "one", "two")
+	id, cl := c.submit("ok-stub", "echo x")
+	cl.wait(t)
+	for _, q := range []struct{ change, verdict string }{
+		{"cpu=0.5", "would be placed on "},
+		{"gpu=H100", "could never run"},
+		{"memory=900GiB", "could never run"},
+	} {
+		r, err := c.owner().Explain("ws", id, []string{q.change})
+		if err != nil || !strings.HasPrefix(r.WhatIf.GetVerdict(), q.verdict) || len(r.WhatIf.Candidates) != 2 {
+			t.Errorf("%s: %v, %v", q.change, r.GetWhatIf(), err)
+		}
+	}
+	if _, err := c.owner().Explain("ws", id, []string{"colour=green"}); fault.CodeOf(err) != fault.Invalid {
+		t.Errorf("a change that is none: %v", err)
 	}
 }
 
@@ -320,7 +340,7 @@ func TestExplain(t *testing.T) {
 	c := newCluster(t, "one", "two")
 	id, cl := c.submit("ok-stub", "echo x")
 	o := cl.wait(t)
-	r, err := c.owner().Explain("ws", id)
+	r, err := c.owner().Explain("ws", id, nil)
 	if err != nil || len(r.Attempts) != 1 {
 		t.Fatalf("%v, %v", r, err)
 	}
@@ -334,7 +354,7 @@ func TestExplain(t *testing.T) {
 	}
 	_, cl = c.submit("ok-stub", "echo x")
 	id = cl.wait(t).TaskId
-	if r, err := c.owner().Explain("ws", id); err != nil || r.Attempts[0].How != "warm container" {
+	if r, err := c.owner().Explain("ws", id, nil); err != nil || r.Attempts[0].How != "warm container" {
 		t.Errorf("warm: %v, %v", r, err)
 	}
 	// What waits says why.
@@ -348,7 +368,7 @@ func TestExplain(t *testing.T) {
 	id, _ = c.submit("ok-big", "echo x")
 	deadline := time.Now().Add(workertest.Patience)
 	for {
-		r, err := c.owner().Explain("ws", id)
+		r, err := c.owner().Explain("ws", id, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -360,7 +380,7 @@ func TestExplain(t *testing.T) {
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
-	if _, err := c.owner().Explain("another", id); fault.CodeOf(err) != fault.NotFound {
+	if _, err := c.owner().Explain("another", id, nil); fault.CodeOf(err) != fault.NotFound {
 		t.Errorf("another workspace got %v", err)
 	}
 }

@@ -151,8 +151,9 @@ func (o *Owner) Open() int {
 	return o.open
 }
 
-// Explain says why a task ran where it ran, or why it waits.
-func (o *Owner) Explain(workspace, id string) (*beamv1.ExplainResponse, error) {
+// Explain says why a task ran where it ran, or why it waits; with changes, also
+// where a task that asks for something else would run now.
+func (o *Owner) Explain(workspace, id string, changes []string) (*beamv1.ExplainResponse, error) {
 	info, err := o.Get(workspace, id)
 	if err != nil {
 		return nil, err
@@ -160,6 +161,11 @@ func (o *Owner) Explain(workspace, id string) (*beamv1.ExplainResponse, error) {
 	r := &beamv1.ExplainResponse{Task: info}
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if len(changes) > 0 {
+		if r.WhatIf, err = o.whatIfLocked(poolKey(workspace, info.StubId), changes); err != nil {
+			return nil, err
+		}
+	}
 	t := o.tasks[id]
 	if t == nil {
 		r.Attempts = append(r.Attempts, &beamv1.Attempt{Attempt: info.Attempt, NodeId: info.NodeId, NodeName: info.NodeName,
