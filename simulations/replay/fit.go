@@ -123,11 +123,13 @@ func words(d string) [4]string {
 	return w
 }
 
-// start is one container start.
+// start is one container start. One that was let go before its container was
+// ready took its share of the machine all the same.
 type start struct {
 	host     string
 	from, to time.Duration
 	cold     bool
+	ready    bool
 }
 
 // starts finds what one start costs when starts of one machine share its
@@ -139,6 +141,7 @@ func (f *fitter) starts(js []Journal, hostOf func(string) string) {
 		hot := map[string]bool{} // only looked up
 		begun := map[market.LeaseID]start{}
 		released := map[market.LeaseID]time.Duration{}
+		seen := map[market.LeaseID]bool{}
 		for k := range j.Records {
 			r := &j.Records[k]
 			switch e := r.Event.(type) {
@@ -148,9 +151,10 @@ func (f *fitter) starts(js []Journal, hostOf func(string) string) {
 					hot[root] = true
 				}
 			case market.Award:
-				if _, again := begun[e.Lease]; again {
+				if seen[e.Lease] {
 					continue // it was repeated
 				}
+				seen[e.Lease] = true
 				s := start{host: hostOf(j.Name), from: j.at(r)}
 				for _, root := range e.Demand.Roots {
 					s.cold = s.cold || !hot[root.Name]
@@ -164,9 +168,14 @@ func (f *fitter) starts(js []Journal, hostOf func(string) string) {
 				if at, ok := released[e.Lease]; ok {
 					f.stop = append(f.stop, r.At-at)
 				}
-			case market.LeaseReady:
 				if s, ok := begun[e.Lease]; ok {
 					s.to = j.at(r)
+					all = append(all, s)
+					delete(begun, e.Lease)
+				}
+			case market.LeaseReady:
+				if s, ok := begun[e.Lease]; ok {
+					s.to, s.ready = j.at(r), true
 					all = append(all, s)
 					delete(begun, e.Lease)
 				}
@@ -174,6 +183,9 @@ func (f *fitter) starts(js []Journal, hostOf func(string) string) {
 		}
 	}
 	for _, s := range all {
+		if !s.ready {
+			continue
+		}
 		// Work is what a start would take alone: the time it was given a
 		// processor, as if all that overlap shared the machine evenly.
 		work := shared(s, all)
