@@ -264,9 +264,7 @@ func (m *Mesh) welcome(l *link, t *theirs, g *peerv1.Greeting) error {
 		m.certifyNow()
 	}
 	if l.dialer && !isTCP(l) && m.tcp != nil && slices.Contains(t.hello.Features, featTCP) {
-		// It breaks when the peer's process ends, which QUIC does not show, and
-		// bulk transfers want it anyway.
-		m.spawn(func() { <-m.besideDial(l.peer, m.tcp, isTCP) })
+		m.spawn(func() { m.addTCP(l) })
 	}
 	m.log.Info("member connected", "peer", l.peer, "name", t.hello.Name, "addr", l.conn.RemoteMultiaddr(), "rtt", t.rtt, "skew", t.skew)
 	return nil

@@ -21,7 +21,8 @@ import (
 const answerWait = 2 * time.Second
 
 // pingStreamLife is how long one ping stream is used: the answering side of
-// libp2p's ping ends a stream after 30 s whatever happens on it.
+// libp2p's ping ends a stream after 30 s whatever happens on it, and after 10 s
+// without a ping.
 const pingStreamLife = 20 * time.Second
 
 // pinger is one ping stream of one connection.
@@ -81,8 +82,9 @@ func (m *Mesh) ping(ctx context.Context, l *link) error {
 
 // besidePings is how many times longer the pause between pings is on a
 // connection beside the one that speaks for its peer: when that one breaks or
-// falls silent, the others are asked at once.
-const besidePings = 5
+// falls silent, the others are asked at once. The product with PingEvery stays
+// below the 10 s after which a ping stream ends.
+const besidePings = 3
 
 // keepAlive pings one proven connection until it ends, and ends it when the
 // peer has been silent for SilentAfter or its certificate ran out. What follows

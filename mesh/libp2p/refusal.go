@@ -134,6 +134,33 @@ func hearRefusal(c net.Conn) bool {
 	}
 }
 
+// tcpTurn is how long the side with the greater id leaves it to the other one to
+// add the TCP connection when both may have dialled.
+const tcpTurn = time.Second
+
+// addTCP puts a TCP connection beside a QUIC one that we dialled: it breaks when
+// the peer's process ends, and bulk transfers want it anyway.
+func (m *Mesh) addTCP(l *link) {
+	turn := time.NewTimer(tcpTurn)
+	defer turn.Stop()
+	for waiting := m.self > l.peer; waiting; {
+		moved := m.gate.changes()
+		if m.gate.hasTCP(l.peer) {
+			return
+		}
+		select {
+		case <-moved:
+		case <-turn.C:
+			waiting = false
+		case <-l.gone:
+			return
+		case <-m.ctx.Done():
+			return
+		}
+	}
+	<-m.besideDial(l.peer, m.tcp, isTCP)
+}
+
 // watchRefusal finds out whether a refusal at a proven link's address would mean
 // anything, and then, as long as only QUIC reaches the peer, asks for one.
 func (m *Mesh) watchRefusal(l *link) {
