@@ -137,6 +137,7 @@ func (a *adverts) run(ctx context.Context) {
 				}
 			}
 		}
+		beat.Reset(heartbeat) // what was just said needs no repeating
 		pause.Reset(advertEvery)
 		select {
 		case <-pause.C:
