@@ -28,7 +28,7 @@ func stamp(t time.Time) *timestamppb.Timestamp {
 
 func (o *Owner) infoLocked(t *task) *beamv1.TaskInfo {
 	i := &beamv1.TaskInfo{Id: t.id, Status: t.status, StubId: t.stubID, StubName: t.stubName, WorkspaceId: t.workspace,
-		OwnerId: string(o.cfg.Self), OwnerName: o.cfg.Name, CreatedAt: stamp(t.created), StartedAt: stamp(t.started), Headless: t.headless}
+		OwnerId: string(o.cfg.Self), OwnerName: o.cfg.Name, CreatedAt: stamp(t.created), StartedAt: stamp(t.started), Headless: t.headless, Accepted: t.accepted}
 	switch {
 	case t.told:
 		i.EndedAt, i.Outcome = stamp(t.ended), t.outcome
@@ -87,7 +87,10 @@ func (o *Owner) storedInfo(st StoredTask) *beamv1.TaskInfo {
 	if e := st.End; e != nil {
 		i.Status, i.NodeId, i.ContainerId, i.Attempt = e.Status, e.Node, e.Lease, e.Attempt
 		i.NodeName = o.cfg.NodeName(peerID(e.Node))
-		i.StartedAt, i.EndedAt = stamp(time.UnixMicro(e.StartedUnixMicro)), stamp(time.UnixMicro(e.EndedUnixMicro))
+		i.EndedAt = stamp(time.UnixMicro(e.EndedUnixMicro))
+		if e.StartedUnixMicro != 0 {
+			i.StartedAt = stamp(time.UnixMicro(e.StartedUnixMicro))
+		}
 		out := new(beamv1.Outcome)
 		if proto.Unmarshal(e.Outcome, out) == nil && len(e.Outcome) > 0 {
 			i.Outcome = out
