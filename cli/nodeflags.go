@@ -31,6 +31,7 @@ func (r *rawNodeFlags) add(c *cobra.Command) {
 	f := c.Flags()
 	f.StringVar(&r.DataDir, "data", "", "folder for all state (default /var/lib/beam, or ~/.local/share/beam without root)")
 	f.StringVar(&r.Name, "name", "", "name of this node (default: the host name)")
+	f.StringVar(&r.Zone, "zone", "", "where this machine stands, such as lab-2: work is placed in the zone of the node that takes it, where all else is equal")
 	f.StringSliceVar(&r.Listen, "listen", nil, "addresses for other nodes, host:port or multiaddr (default: all)")
 	f.StringVar(&r.GRPC, "grpc", "127.0.0.1:1993", "address for gRPC and Connect clients")
 	f.StringVar(&r.HTTP, "http", "127.0.0.1:1994", "address for REST and HTTP clients")

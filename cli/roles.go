@@ -45,8 +45,9 @@ type NodeFlags struct {
 	CPUs          float64 // cores to offer; 0 = all
 	MemoryBytes   int64   // memory to offer; 0 = what there is
 	CPUOvercommit float64 // >= 1
-	DiskFloor     int64   // bytes that stay free; 0 = the default
-	MarketJournal int64   // bytes of the journal of placement decisions; 0 = none
+	Zone          string
+	DiskFloor     int64 // bytes that stay free; 0 = the default
+	MarketJournal int64 // bytes of the journal of placement decisions; 0 = none
 	NoGossip      bool
 	NoMDNS        bool
 	NoDHT         bool

@@ -31,6 +31,8 @@ type Config struct {
 	GRPC     string   // API addresses; port 0 picks one
 	HTTP     string
 
+	Zone string // where the machine stands: a rack, a room, a site; "" = nowhere in particular
+
 	SimulatedGPUs string  // "H100:2,RTX4090:1": devices in name only, marked so everywhere
 	CPUs          float64 // cores to offer; 0 = all
 	MemoryBytes   int64   // to offer; 0 = all but a reserve
@@ -82,6 +84,9 @@ func (c Config) complete() (Config, error) {
 	if c.CPUs < 0 || c.MemoryBytes < 0 {
 		return c, fault.New(fault.Invalid, "cpus and memory cannot be negative", "leave them out to offer all")
 	}
+	if err := checkZone(c.Zone); err != nil {
+		return c, err
+	}
 	if c.MarketJournal != 0 && c.MarketJournal < marketlog.MinBytes {
 		return c, fault.New(fault.Invalid, fmt.Sprintf("a market journal of %d bytes is too small", c.MarketJournal), "give it 1 MiB at least, or 0 for none")
 	}
@@ -92,6 +97,21 @@ func (c Config) complete() (Config, error) {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
 	return c, nil
+}
+
+// maxZone bounds a zone's name: it travels in every advert.
+const maxZone = 32
+
+func checkZone(zone string) error {
+	for _, r := range zone {
+		if !(r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || r == '-' || r == '.') {
+			return fault.New(fault.Invalid, fmt.Sprintf("%q is no zone", zone), "use small letters, digits, '-' and '.', such as lab-2")
+		}
+	}
+	if len(zone) > maxZone {
+		return fault.New(fault.Invalid, fmt.Sprintf("the zone has %d letters", len(zone)), fmt.Sprintf("use %d at most", maxZone))
+	}
+	return nil
 }
 
 func portFree(addr string) bool {

@@ -298,7 +298,7 @@ func (n *Node) startMarket(context.Context) error {
 	}
 	n.owner = owner.New(owner.Config{
 		Self: n.mesh.PeerID(), Name: n.cfg.Name, Epoch: n.store.j.Epoch(), Clock: n.clock, Dialer: n.dialer,
-		Planner: &planner{ledger: n.ledger, puller: n.puller, adverts: a, tokens: n.tokens, self: string(n.mesh.PeerID())},
+		Planner: &planner{ledger: n.ledger, puller: n.puller, adverts: a, tokens: n.tokens, self: string(n.mesh.PeerID()), zone: n.cfg.Zone},
 		Journal: n.store, Log: n.log, Send: n.send, Publish: n.publishOffer, Discover: a.discover, NodeName: a.name,
 		Limits: n.cfg.limits(), Record: n.record,
 	})
@@ -477,6 +477,7 @@ func (n *Node) capacity(ctx context.Context) (scheduler.Capacity, error) {
 	c := scheduler.Capacity{
 		Total:        scheduler.Resources{CPUMillis: n.cfg.cpuMillis(), MemoryMiB: n.cfg.memoryMiB(), DiskMiB: total},
 		DiskFloorMiB: n.cfg.DiskFloor >> 20, Isolation: []string{"trusted"}, Arch: goruntime.GOARCH,
+		Zone: n.cfg.Zone,
 	}
 	c.Free = c.Total
 	c.Free.DiskMiB = min(free, total)

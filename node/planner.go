@@ -24,6 +24,7 @@ type planner struct {
 	adverts *adverts
 	tokens  *tokens
 	self    string
+	zone    string // of this node: work is placed near the one who asks
 }
 
 var _ owner.Planner = (*planner)(nil)
@@ -90,6 +91,7 @@ func (p *planner) Plan(ctx context.Context, workspace, stubID string) (*owner.Pl
 	if err != nil {
 		return nil, err
 	}
+	d.Zone = p.zone
 	order := &peerv1.WorkOrder{
 		WorkspaceId: workspace, StubId: stubID, StubType: cfg.Type, StubName: rec.Name, Handler: cfg.Handler, OnStart: cfg.OnStart,
 		Env: append(slices.Clone(ic.Env), cfg.Env...), ImageRoots: img.Roots, CodeRoot: cfg.ObjectRoot, Python: ic.Python,

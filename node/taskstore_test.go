@@ -96,9 +96,9 @@ func TestTaskStoreKeepsTasks(t *testing.T) {
 func TestTaskStoreListsWhereAttachedTasksRan(t *testing.T) {
 	dir := t.TempDir()
 	s := openStore(t, dir)
-	r := record("attached", []byte("args"))
+	r := taskRecord("attached", []byte("args"))
 	r.Headless = false
-	cut := record("cut-off", []byte("args"))
+	cut := taskRecord("cut-off", []byte("args"))
 	cut.Headless = false
 	for _, r := range []owner.TaskRecord{r, cut} {
 		if err := s.Submitted(t.Context(), r); err != nil {

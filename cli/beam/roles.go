@@ -133,7 +133,7 @@ func nodeConfig(f cli.NodeFlags) (node.Config, error) {
 		DataDir: data, Name: f.Name, Version: version, Listen: f.Listen, GRPC: f.GRPC, HTTP: f.HTTP,
 		SimulatedGPUs: strings.Join(gpus, ","), CPUs: f.CPUs, MemoryBytes: f.MemoryBytes, CPUOvercommit: f.CPUOvercommit,
 		NoGossip: f.NoGossip, NoMDNS: f.NoMDNS, NoDHT: f.NoDHT, UpstreamDNS: f.UpstreamDNS,
-		BaseCache: os.Getenv("BEAM_BASE_CACHE"), OwnerGap: gap, DiskFloor: f.DiskFloor, MarketJournal: f.MarketJournal, Faults: faults,
+		BaseCache: os.Getenv("BEAM_BASE_CACHE"), OwnerGap: gap, Zone: f.Zone, DiskFloor: f.DiskFloor, MarketJournal: f.MarketJournal, Faults: faults,
 		Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})),
 	}, nil
 }

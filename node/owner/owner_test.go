@@ -116,7 +116,7 @@ func TestOutOfMemoryIsOneAttempt(t *testing.T) {
 	if o := cl.wait(t); o.GetError().GetCode() != string(fault.OutOfMemory) || o.Attempt != 3 {
 		t.Errorf("retries=2 ended with %v, want attempt 3, out of memory", o)
 	}
-	e, err := c.owner().Explain("ws", id)
+	e, err := c.owner().Explain("ws", id, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
