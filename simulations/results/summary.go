@@ -146,7 +146,8 @@ func (g *Group) finish() {
 	for i := range g.Policies {
 		for j := range g.Policies[i].Metrics {
 			s := &g.Policies[i].Metrics[j]
-			s.Best = s.Better != 0 && len(g.Policies) > 1 && s.Mean == best[s.Name]
+			s.Best = s.Better != 0 && len(g.Policies) > 1 &&
+				math.Abs(s.Mean-best[s.Name]) <= 1e-12*math.Abs(s.Mean) // sums in another order are not worse
 		}
 	}
 }
