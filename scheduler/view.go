@@ -196,7 +196,8 @@ func (v *View) refresh(n *viewNode) {
 
 // takeAway is Allocate that takes what there is when not all is.
 func takeAway(d *Demand, c *Capacity) {
-	if _, ok := Allocate(d, c); ok {
+	var few [MaxGPUCount]int
+	if _, ok := take(d, c, few[:0]); ok {
 		return
 	}
 	c.Free.CPUMillis = max(0, c.Free.CPUMillis-d.CPUMillis)

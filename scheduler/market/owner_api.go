@@ -47,6 +47,8 @@ type OwnerConfig struct {
 	MaxRecent int // explanations kept of offers that are over; 1024
 
 	NoHistory bool // keep no text for Explain: for simulations
+	// Wire takes the messages instead of the actions that Step returns; nil = none.
+	Wire OwnerWire
 
 	// IgnoreReplies switches off the refresh of the view from answers. It exists
 	// so that a test can show why the refresh is there.

@@ -32,6 +32,8 @@ type WorkerConfig struct {
 	MaxFences     int // remembered of leases that are over; 4096
 
 	NoHistory bool // keep no text for History: for simulations
+	// Wire takes the messages instead of the actions that Step returns; nil = none.
+	Wire WorkerWire
 }
 
 // WorkerEvent is an input of Worker: one of the types below, or one of the
