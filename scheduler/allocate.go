@@ -21,8 +21,16 @@ type Grant struct {
 // The first alternative that fits wins. Shares go to the fullest device that
 // still has room, whole devices are taken in the node's order.
 func Allocate(d *Demand, c *Capacity) (Grant, bool) {
+	return allocate(d, c, nil)
+}
+
+// Allocate is the same with the device of a share chosen so that the least
+// fragment is left. p may be nil.
+func (p *Packing) Allocate(d *Demand, c *Capacity) (Grant, bool) { return allocate(d, c, p) }
+
+func allocate(d *Demand, c *Capacity, p *Packing) (Grant, bool) {
 	var few [MaxGPUCount]int
-	picked, ok := take(d, c, few[:0])
+	picked, ok := take(d, c, few[:0], p)
 	if !ok {
 		return Grant{}, false
 	}
@@ -38,13 +46,16 @@ func Allocate(d *Demand, c *Capacity) (Grant, bool) {
 }
 
 // take is Allocate that appends the indexes of the devices, in order, to picked.
-func take(d *Demand, c *Capacity, picked []int) ([]int, bool) {
+func take(d *Demand, c *Capacity, picked []int, p *Packing) ([]int, bool) {
 	if FitOf(d, c) != FitNow {
 		return picked, false
 	}
 	if i := Choice(d, c); i >= 0 {
 		w := &d.GPUs[i]
 		milli := d.Milli()
+		if w.Count == 1 && milli < GPUExclusive && p.active() {
+			picked = append(picked, p.Picks(d, c).first())
+		}
 		for len(picked) < w.Count {
 			best := -1
 			for j := range c.Devices {

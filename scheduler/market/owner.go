@@ -113,6 +113,7 @@ type awardOut struct {
 
 func (c OwnerConfig) withDefaults() OwnerConfig {
 	def(&c.AskWidth, 4)
+	def(&c.FirstWidth, c.AskWidth)
 	def(&c.MaxRounds, 3)
 	def(&c.AskWait, 500*time.Millisecond)
 	def(&c.AwardWait, 500*time.Millisecond)
@@ -140,6 +141,7 @@ func NewOwner(cfg OwnerConfig) *Owner {
 		shapeBy: map[string]*shape{},
 	}
 	o.recent.limit = o.cfg.MaxRecent
+	o.view.SetPacking(o.cfg.Packing)
 	return o
 }
 

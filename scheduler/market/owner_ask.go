@@ -25,7 +25,11 @@ func (o *Owner) place(now time.Duration, x *offer) {
 		o.wait(now, x) // first come, first served
 		return
 	}
-	cands := o.view.Rank(&d, o.cfg.AskWidth, o.crowdOf(x), func(n scheduler.NodeID) bool { return o.skip(x, n) })
+	width := o.cfg.AskWidth
+	if x.round == 0 {
+		width = o.cfg.FirstWidth
+	}
+	cands := o.view.Rank(&d, width, o.crowdOf(x), func(n scheduler.NodeID) bool { return o.skip(x, n) })
 	if len(cands) == 0 {
 		o.noCandidates(now, x)
 		return

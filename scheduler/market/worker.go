@@ -149,7 +149,7 @@ func (w *Worker) take(d *scheduler.Demand, g *scheduler.Grant) {
 // allocate reserves d out of what is free; the caller adds the lease or hold
 // that recount will find it by.
 func (w *Worker) allocate(d *scheduler.Demand) (scheduler.Grant, bool) {
-	g, ok := scheduler.Allocate(d, &w.cur)
+	g, ok := w.cfg.Packing.Allocate(d, &w.cur)
 	if ok {
 		g.CPUMillis = min(g.CPUMillis, w.base.Total.CPUMillis)
 		w.seq++
