@@ -23,6 +23,22 @@ type View struct {
 	byClass map[string][]*viewNode
 	visit   uint64   // stamp of the last walk
 	spare   []Device // scratch of ScoreNode
+
+	slots     []*viewNode // by viewNode.slot; nil = free
+	freeSlots []int32
+	rankings  []*ranking
+	asked     uint64 // counts the questions to rankings
+	packing   *Packing
+	packEpoch uint64 // of packing, when last looked at
+	// freeGPU and allGPU are the milli-GPU of the nodes that are up.
+	freeGPU, allGPU int64
+	scarce          bool
+	epoch           uint64 // counts the changes of how nodes are scored
+	// changes are the nodes that changed, in order; the first is number
+	// firstChange of all.
+	changes     []*viewNode
+	firstChange uint64
+	front       []int32 // scratch of ranking.walk
 }
 
 type viewNode struct {
@@ -38,6 +54,11 @@ type viewNode struct {
 	oldBoots [8]string
 	notes    []note
 	stamp    uint64
+	slot     int32
+	changed  uint64 // its latest place in View.changes
+	gone     bool   // forgotten
+	// what the node adds to View.freeGPU and allGPU
+	freeGPU, allGPU int64
 }
 
 // note is something the advert does not show yet.
@@ -63,9 +84,18 @@ func (v *View) Update(a Advert, source Source) bool {
 		}
 		n = &viewNode{source: source, hash: HashOf(a.Node)}
 		v.nodes[a.Node] = n
+		if last := len(v.freeSlots) - 1; last >= 0 {
+			n.slot, v.freeSlots = v.freeSlots[last], v.freeSlots[:last]
+			v.slots[n.slot] = n
+		} else {
+			n.slot = int32(len(v.slots))
+			v.slots = append(v.slots, n)
+		}
 	case n.advert.Boot == a.Boot:
 		if a.Seq == n.advert.Seq && n.down != "" && n.soft {
 			n.down = ""
+			v.touch(n)
+			v.countGPUs(n)
 			return true
 		}
 		if a.Seq <= n.advert.Seq {
@@ -82,13 +112,14 @@ func (v *View) Update(a Advert, source Source) bool {
 	moved := fresh || !sameDevices(n.advert.Capacity.Devices, a.Capacity.Devices)
 	if moved && !fresh {
 		v.unindex(n)
+		v.epoch++ // the canonical order of nodes may be another now
 	}
 	n.advert, n.class, n.down = a, a.Capacity.Class(), ""
 	n.notes = slices.DeleteFunc(n.notes, func(x note) bool { return x.credit })
 	if moved {
 		v.index(n)
 	}
-	n.refresh()
+	v.refresh(n)
 	return true
 }
 
@@ -154,7 +185,7 @@ func deviceClasses(ds []Device) []string {
 }
 
 // refresh computes eff anew from the advert and the notes.
-func (n *viewNode) refresh() {
+func (v *View) refresh(n *viewNode) {
 	devices := append(n.eff.Devices[:0], n.advert.Capacity.Devices...)
 	n.eff = n.advert.Capacity
 	n.eff.Devices = devices
@@ -165,14 +196,65 @@ func (n *viewNode) refresh() {
 	}
 	for i := range n.notes {
 		if !n.notes[i].credit {
-			takeAway(&n.notes[i].demand, &n.eff)
+			takeAway(&n.notes[i].demand, &n.eff, v.packing)
 		}
+	}
+	v.touch(n)
+	v.countGPUs(n)
+}
+
+// SetPacking makes the view rank by the fragmentation of GPUs from now on; nil
+// ends it. The view sees by itself when p gets another mix.
+func (v *View) SetPacking(p *Packing) {
+	v.packing = p
+	v.epoch++
+}
+
+// GPUs are called scarce below this share of free ones, and no longer scarce
+// from the other on. In between it stays as it was: each change scores all nodes
+// anew.
+const (
+	scarceBelow  = 300
+	scarceBeyond = 400
+)
+
+// countGPUs brings the sums over all nodes up to date with n.
+func (v *View) countGPUs(n *viewNode) {
+	var free, all int64
+	if n.down == "" && !n.gone {
+		for i := range n.eff.Devices {
+			free += n.eff.Devices[i].FreeMilli
+		}
+		all = int64(len(n.eff.Devices)) * GPUExclusive
+	}
+	v.freeGPU += free - n.freeGPU
+	v.allGPU += all - n.allGPU
+	n.freeGPU, n.allGPU = free, all
+}
+
+// followPacking notices what changes all scores at once.
+func (v *View) followPacking() {
+	if v.packing == nil {
+		return
+	}
+	if v.packEpoch != v.packing.epoch {
+		v.packEpoch = v.packing.epoch
+		v.epoch++
+	}
+	limit := int64(scarceBelow)
+	if v.scarce {
+		limit = scarceBeyond
+	}
+	if scarce := v.freeGPU*1000 < v.allGPU*limit; scarce != v.scarce {
+		v.scarce = scarce
+		v.epoch++
 	}
 }
 
 // takeAway is Allocate that takes what there is when not all is.
-func takeAway(d *Demand, c *Capacity) {
-	if _, ok := Allocate(d, c); ok {
+func takeAway(d *Demand, c *Capacity, p *Packing) {
+	var few [MaxGPUCount]int
+	if _, ok := take(d, c, few[:0], p); ok {
 		return
 	}
 	c.Free.CPUMillis = max(0, c.Free.CPUMillis-d.CPUMillis)
@@ -230,7 +312,7 @@ func (v *View) addNote(id NodeID, x note) {
 		}
 	}
 	n.notes = append(n.notes, x)
-	n.refresh()
+	v.refresh(n)
 }
 
 // Settle drops the debit under key: the node has answered, or never will. It
@@ -245,7 +327,7 @@ func (v *View) Settle(id NodeID, key string) bool {
 	if len(n.notes) == before {
 		return false
 	}
-	n.refresh()
+	v.refresh(n)
 	return true
 }
 
@@ -258,7 +340,7 @@ func (v *View) SetDown(id NodeID, reason string, soft bool) {
 		}
 		n.down, n.soft = reason, soft
 		n.notes = nil
-		n.refresh()
+		v.refresh(n)
 	}
 }
 
@@ -269,6 +351,8 @@ func (v *View) SetUp(id NodeID) bool {
 		return false
 	}
 	n.down = ""
+	v.touch(n)
+	v.countGPUs(n)
 	return true
 }
 
@@ -277,6 +361,11 @@ func (v *View) Forget(id NodeID) {
 	if n := v.nodes[id]; n != nil {
 		v.unindex(n)
 		delete(v.nodes, id)
+		n.gone = true
+		v.countGPUs(n)
+		v.slots[n.slot] = nil
+		v.freeSlots = append(v.freeSlots, n.slot)
+		v.touch(n)
 	}
 }
 
