@@ -61,8 +61,8 @@ func (d *drawing) plot(g *results.Group, name string) *Plot {
 	for _, p := range g.Policies {
 		for _, r := range p.Records {
 			for _, s := range r.Series {
-				if s.Plot == name && !slices.Contains(labels, s.Label) {
-					labels = append(labels, s.Label)
+				if label := labelOf(&p, &s); s.Plot == name && !slices.Contains(labels, label) {
+					labels = append(labels, label)
 				}
 			}
 		}
@@ -72,7 +72,7 @@ func (d *drawing) plot(g *results.Group, name string) *Plot {
 			var curves []curve
 			for _, r := range p.Records {
 				for _, s := range r.Series {
-					if s.Plot == name && s.Label == label && len(s.X) > 0 {
+					if s.Plot == name && labelOf(&p, &s) == label && len(s.X) > 0 {
 						curves = append(curves, curve{s.X, s.Y})
 						plot.XLabel, plot.YLabel = s.XLabel, s.YLabel
 					}
@@ -101,8 +101,16 @@ func (d *drawing) plot(g *results.Group, name string) *Plot {
 	return plot
 }
 
+// labelOf is a series' label, "" where it only repeats the policy.
+func labelOf(p *results.Policy, s *results.Series) string {
+	if s.Label == p.Name {
+		return ""
+	}
+	return s.Label
+}
+
 func lineName(policy, label string, labels int) string {
-	if label == "" || label == policy || labels == 1 {
+	if label == "" || labels == 1 {
 		return policy
 	}
 	return policy + ", " + label
