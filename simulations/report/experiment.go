@@ -19,12 +19,14 @@ func (d *drawing) experiment(groups []results.Group) {
 	}
 	d.failures(groups)
 	d.tables(groups)
-	if axis := numericAxis(groups); axis != "" {
+	axis := numericAxis(groups)
+	if axis != "" {
 		d.overAxis(groups, axis)
-	} else if len(groups) == 1 {
-		d.bars(&groups[0])
 	}
 	d.series(groups)
+	if len(groups) == 1 {
+		d.bars(&groups[0])
+	}
 	d.again(groups)
 }
 
@@ -288,14 +290,17 @@ func policiesOf(groups []results.Group) []string {
 	return unique(names)
 }
 
+// openBars is up to how many pictures of bars are seen at once.
+const openBars = 6
+
 // bars draws each metric that has a good side, policies below each other.
 func (d *drawing) bars(g *results.Group) {
 	if len(g.Policies) < 2 {
 		return
 	}
-	var some bool
+	var all []*Bars
 	for _, m := range g.MetricNames() {
-		c := Bars{Title: plain(m)}
+		c := &Bars{Title: plain(m)}
 		judged := false
 		for i := range g.Policies {
 			p := &g.Policies[i]
@@ -304,17 +309,24 @@ func (d *drawing) bars(g *results.Group) {
 				c.Bars = append(c.Bars, Bar{Name: p.Name, Color: d.color(p.Name), Value: s.Mean, Spread: s.SD, Text: s.MeanText(), Best: s.Best})
 			}
 		}
-		if !judged {
-			continue
+		if judged {
+			all = append(all, c)
 		}
-		if !some {
-			d.b.WriteString("<h3>At a glance</h3>\n<div class=\"charts\">\n")
-			some = true
-		}
-		d.chart(&c)
 	}
-	if some {
-		d.b.WriteString("</div>\n")
+	if len(all) == 0 {
+		return
+	}
+	d.b.WriteString("<h3>Side by side</h3>\n")
+	if len(all) > openBars {
+		fmt.Fprintf(d.b, "<details><summary>%d metrics as bars</summary>\n", len(all))
+	}
+	d.b.WriteString("<div class=\"charts\">\n")
+	for _, c := range all {
+		d.chart(c)
+	}
+	d.b.WriteString("</div>\n")
+	if len(all) > openBars {
+		d.b.WriteString("</details>\n")
 	}
 }
 

@@ -151,6 +151,17 @@ func TestNumber(t *testing.T) {
 	}
 }
 
+func TestMeanText(t *testing.T) {
+	for want, values := range map[string][]float64{"5": {5}, "4.770 ± 0.100": {4.67, 4.77, 4.87}, "1094 ± 112": {982, 1094, 1206}, "0.499 ± 0": {0.499, 0.499, 0.499},
+		"0 ± 0": {0, 0}, "1000 ± 0.071": {999.95, 1000.05}, "2 ± 2.8": {0, 4}} {
+		s := Stat{Values: values}
+		s.Mean, s.SD = MeanSD(values)
+		if got := s.MeanText(); got != want {
+			t.Errorf("%v: %q, want %q", values, got, want)
+		}
+	}
+}
+
 func TestCSV(t *testing.T) {
 	failed := run("b", 3, "0.9", 0)
 	failed.Metrics, failed.Series, failed.Failed = nil, nil, &Failure{What: "panic: a, \"b\""}

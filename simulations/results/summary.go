@@ -167,7 +167,11 @@ func MeanSD(values []float64) (mean, sd float64) {
 	for _, v := range values {
 		sum += (v - mean) * (v - mean)
 	}
-	return mean, math.Sqrt(sum / float64(len(values)-1))
+	sd = math.Sqrt(sum / float64(len(values)-1))
+	if sd <= 1e-12*math.Abs(mean) {
+		sd = 0 // equal values, but for the rounding of their sum
+	}
+	return mean, sd
 }
 
 // Number prints a value with four digits that matter, or all of a whole number.
@@ -205,6 +209,9 @@ func spread(mean, sd float64) string {
 		if s := fmt.Sprintf("%.*f", len(decimals), sd); strings.Trim(s, "0.") != "" {
 			return s
 		}
+	}
+	if sd >= 10 {
+		return fmt.Sprintf("%.0f", sd)
 	}
 	return fmt.Sprintf("%.2g", sd)
 }
