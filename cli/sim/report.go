@@ -38,7 +38,7 @@ func (t *tool) reportCommand() *cobra.Command {
 			}
 			ext := filepath.Ext(file)
 			if file != "" && ext != ".html" && ext != ".csv" {
-				return cli.Usage(cmd, fmt.Sprintf("-o %s: the file has to end in .html or .csv", file))
+				return cli.Usage(cmd, fmt.Sprintf("-o %s: here -o is a file that ends in .html or .csv; --json prints data", file))
 			}
 			if curves && ext != ".csv" {
 				return cli.Usage(cmd, "--curves goes with -o FILE.csv")

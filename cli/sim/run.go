@@ -23,7 +23,7 @@ func (t *tool) runCommand() *cobra.Command {
 	var c choice
 	cmd := &cobra.Command{
 		Use: "run SCENARIO|EXPERIMENT", Short: "Do one run and print its numbers", Long: runLong,
-		Example: "  beam sim run queue --policy twochoices --seed 7 --set load=0.9", ValidArgsFunction: t.complete,
+		Example: "  beam sim run queue --policy two-choices --seed 7 --set load=0.9", ValidArgsFunction: t.complete,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) != 1 {
 				return cli.Usage(cmd, fmt.Sprintf("want one scenario or experiment, got %d arguments", len(args)))

@@ -20,11 +20,11 @@ import (
 const long = `Try schedulers on simulated machines: the code that decides in a simulation is
 the code that decides in a node. Runs depend on their seed alone.
 
-  beam sim list                          experiments, policies, parameters
-  beam sim run EXPERIMENT --policy P     one run, its numbers
-  beam sim sweep SCENARIO                policies x seeds x parameters, on all cores
-  beam sim report RESULTS -o page.html   tables and curves, to look at
-  beam sim compare RESULTS POLICY POLICY which is better, and how sure that is
+  beam sim list                             experiments, policies, parameters
+  beam sim run EXPERIMENT --policy POLICY   one run, its numbers
+  beam sim sweep SCENARIO                   policies x seeds x parameters, on all cores
+  beam sim report RESULTS -o page.html      tables and curves, to look at
+  beam sim compare RESULTS POLICY POLICY    which is better, and how sure that is
 
 A SCENARIO is a bundled name, a file that ends in .sim, or an experiment. Traces
 are read from --traces or BEAM_TRACES. Written for researchers:

@@ -32,8 +32,8 @@ type Executor struct {
 	hashes map[string]string // of trace files that were read once
 }
 
-// Identify gives the record of a run before it ran. Its error is that of a
-// trace which cannot be read.
+// Identify gives the record of a run before it ran. Its error is about traces
+// that cannot be read, and ends a sweep before it begins.
 func (x *Executor) Identify(r scenario.Run) (*results.Record, error) {
 	rec := &results.Record{Experiment: x.Experiment.Name(), Policy: r.Policy, Seed: r.Seed, Params: r.Params}
 	t, ok := x.Experiment.(simulations.Traced)
@@ -43,6 +43,9 @@ func (x *Executor) Identify(r scenario.Run) (*results.Record, error) {
 	s := r.Settings(x.Experiment)
 	s.Traces = x.Traces
 	files, err := t.TraceFiles(s)
+	if f := (*fault.Error)(nil); err != nil && !errors.As(err, &f) {
+		err = fault.New(fault.Invalid, err.Error(), "")
+	}
 	if err != nil || len(files) == 0 {
 		return rec, err
 	}
