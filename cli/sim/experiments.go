@@ -1,8 +1,11 @@
 package sim
 
-import "github.com/beammesh/beammesh/simulations"
+import (
+	"github.com/beammesh/beammesh/simulations"
+	"github.com/beammesh/beammesh/simulations/queue"
+)
 
 // Experiments are all there are, in the order of `beam sim list`.
 func Experiments() []simulations.Experiment {
-	return []simulations.Experiment{}
+	return []simulations.Experiment{queue.Experiment{}}
 }
