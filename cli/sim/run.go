@@ -46,15 +46,7 @@ func (c *choice) add(cmd *cobra.Command) {
 
 func (t *tool) run(cmd *cobra.Command, name string, c choice) error {
 	ctx := cmd.Context()
-	p, err := t.app.Printer()
-	if err != nil {
-		return err
-	}
-	s, err := t.find(name, c)
-	if err != nil {
-		return err
-	}
-	traces, err := t.tracesDir(c.traces)
+	p, s, traces, err := t.begin(name, c)
 	if err != nil {
 		return err
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/beammesh/beammesh/cli"
+	"github.com/beammesh/beammesh/cli/output"
 	"github.com/beammesh/beammesh/proto/fault"
 	"github.com/beammesh/beammesh/simulations"
 	"github.com/beammesh/beammesh/simulations/scenario"
@@ -80,6 +81,18 @@ func (t *tool) find(name string, c choice) (*scenario.Scenario, error) {
 		}
 	}
 	return s, nil
+}
+
+// begin is what run and sweep need before they start.
+func (t *tool) begin(name string, c choice) (p *output.Printer, s *scenario.Scenario, traces string, err error) {
+	if p, err = t.app.Printer(); err != nil {
+		return nil, nil, "", err
+	}
+	if s, err = t.find(name, c); err != nil {
+		return nil, nil, "", err
+	}
+	traces, err = t.tracesDir(c.traces)
+	return p, s, traces, err
 }
 
 // words splits the values of a flag, which may be given several times.

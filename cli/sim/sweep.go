@@ -60,15 +60,7 @@ type sweepRecord struct {
 
 func (t *tool) sweep(cmd *cobra.Command, name string, c choice, file string, jobs int) error {
 	ctx := cmd.Context()
-	p, err := t.app.Printer()
-	if err != nil {
-		return err
-	}
-	s, err := t.find(name, c)
-	if err != nil {
-		return err
-	}
-	traces, err := t.tracesDir(c.traces)
+	p, s, traces, err := t.begin(name, c)
 	if err != nil {
 		return err
 	}
