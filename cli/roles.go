@@ -3,6 +3,8 @@ package cli
 import (
 	"context"
 	"time"
+
+	"github.com/spf13/cobra"
 )
 
 // Roles is what the one main of this program puts in. A role that is nil makes
@@ -21,6 +23,8 @@ type Roles struct {
 	SDK func() (string, error)
 	// Dev runs meshes of several nodes on this machine.
 	Dev DevRoles
+	// Sim makes the command `sim`, which knows the simulator; nil = there is none.
+	Sim func(*App) *cobra.Command
 }
 
 // DevRoles are the commands behind `beam dev`.

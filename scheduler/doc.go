@@ -13,6 +13,8 @@
 //     that can ever change. Allocate picks the devices.
 //   - ScoreOf says how good a feasible node is, in expected milliseconds until
 //     the container runs; View.Rank orders the nodes of a view by it.
+//   - Mix is what the mesh was asked for lately, the measure of how fragmented a
+//     node's idle GPUs are and how much a placement adds; Recent gathers it.
 //   - View is an owner's picture of the mesh, corrected by what the owner has
 //     asked for but not heard back about.
 //

@@ -22,11 +22,12 @@ const (
 	TermSpareGPU              // CPU-only work on a node that has free GPUs
 	TermPack                  // breaking up a node with many free GPUs
 	TermLoad                  // share of the node in use afterwards
+	TermFrag                  // idle GPU that the mesh's work cannot use afterwards; in place of pack
 	termCount
 )
 
 var termNames = [termCount]string{
-	"gpu choice", "fetch", "cold image", "queue", "zone", "crowd", "spare gpu", "pack", "load",
+	"gpu choice", "fetch", "cold image", "queue", "zone", "crowd", "spare gpu", "pack", "load", "fragments",
 }
 
 // String is the term's name.
@@ -44,6 +45,9 @@ const (
 	weightSpareGPU  = 2_000     // all GPUs free; less as they fill
 	weightPack      = 50        // per device left free
 	weightLoad      = 1_000     // a full node
+	// Per step of FGD's score, of which there are 100 and 50 stand for no change.
+	weightFrag       = 5  // GPUs abound: like pack
+	weightFragScarce = 20 // less than scarceBelow of the view's GPUs is free
 	// assumedKiBps stands in for a bandwidth that was never measured.
 	assumedKiBps = 20 << 10
 )

@@ -59,6 +59,7 @@ func (v *View) touch(n *viewNode) {
 // rankingOf finds or makes the ranking for d and brings it up to date.
 func (v *View) rankingOf(d *Demand) *ranking {
 	v.asked++
+	v.followPacking()
 	var r *ranking
 	for i, x := range v.rankings {
 		if x.demand.sameNeeds(d) {

@@ -28,7 +28,12 @@ type View struct {
 	freeSlots []int32
 	rankings  []*ranking
 	asked     uint64 // counts the questions to rankings
-	epoch     uint64 // counts the changes of how nodes are scored
+	packing   *Packing
+	packEpoch uint64 // of packing, when last looked at
+	// freeGPU and allGPU are the milli-GPU of the nodes that are up.
+	freeGPU, allGPU int64
+	scarce          bool
+	epoch           uint64 // counts the changes of how nodes are scored
 	// changes are the nodes that changed, in order; the first is number
 	// firstChange of all.
 	changes     []*viewNode
@@ -52,6 +57,8 @@ type viewNode struct {
 	slot     int32
 	changed  uint64 // its latest place in View.changes
 	gone     bool   // forgotten
+	// what the node adds to View.freeGPU and allGPU
+	freeGPU, allGPU int64
 }
 
 // note is something the advert does not show yet.
@@ -88,6 +95,7 @@ func (v *View) Update(a Advert, source Source) bool {
 		if a.Seq == n.advert.Seq && n.down != "" && n.soft {
 			n.down = ""
 			v.touch(n)
+			v.countGPUs(n)
 			return true
 		}
 		if a.Seq <= n.advert.Seq {
@@ -188,15 +196,65 @@ func (v *View) refresh(n *viewNode) {
 	}
 	for i := range n.notes {
 		if !n.notes[i].credit {
-			takeAway(&n.notes[i].demand, &n.eff)
+			takeAway(&n.notes[i].demand, &n.eff, v.packing)
 		}
 	}
 	v.touch(n)
+	v.countGPUs(n)
+}
+
+// SetPacking makes the view rank by the fragmentation of GPUs from now on; nil
+// ends it. The view sees by itself when p gets another mix.
+func (v *View) SetPacking(p *Packing) {
+	v.packing = p
+	v.epoch++
+}
+
+// GPUs are called scarce below this share of free ones, and no longer scarce
+// from the other on. In between it stays as it was: each change scores all nodes
+// anew.
+const (
+	scarceBelow  = 300
+	scarceBeyond = 400
+)
+
+// countGPUs brings the sums over all nodes up to date with n.
+func (v *View) countGPUs(n *viewNode) {
+	var free, all int64
+	if n.down == "" && !n.gone {
+		for i := range n.eff.Devices {
+			free += n.eff.Devices[i].FreeMilli
+		}
+		all = int64(len(n.eff.Devices)) * GPUExclusive
+	}
+	v.freeGPU += free - n.freeGPU
+	v.allGPU += all - n.allGPU
+	n.freeGPU, n.allGPU = free, all
+}
+
+// followPacking notices what changes all scores at once.
+func (v *View) followPacking() {
+	if v.packing == nil {
+		return
+	}
+	if v.packEpoch != v.packing.epoch {
+		v.packEpoch = v.packing.epoch
+		v.epoch++
+	}
+	limit := int64(scarceBelow)
+	if v.scarce {
+		limit = scarceBeyond
+	}
+	if scarce := v.freeGPU*1000 < v.allGPU*limit; scarce != v.scarce {
+		v.scarce = scarce
+		v.epoch++
+	}
 }
 
 // takeAway is Allocate that takes what there is when not all is.
-func takeAway(d *Demand, c *Capacity) {
-	if _, ok := Allocate(d, c); ok {
+func takeAway(d *Demand, c *Capacity, p *Packing) {
+	var few [MaxGPUCount]int
+	if _, ok := take(d, c, few[:0], p); ok {
 		return
 	}
 	c.Free.CPUMillis = max(0, c.Free.CPUMillis-d.CPUMillis)
@@ -294,6 +352,7 @@ func (v *View) SetUp(id NodeID) bool {
 	}
 	n.down = ""
 	v.touch(n)
+	v.countGPUs(n)
 	return true
 }
 
@@ -303,6 +362,7 @@ func (v *View) Forget(id NodeID) {
 		v.unindex(n)
 		delete(v.nodes, id)
 		n.gone = true
+		v.countGPUs(n)
 		v.slots[n.slot] = nil
 		v.freeSlots = append(v.freeSlots, n.slot)
 		v.touch(n)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/beammesh/beammesh/cli"
+	"github.com/beammesh/beammesh/cli/sim"
 	"github.com/beammesh/beammesh/node"
 	"github.com/beammesh/beammesh/node/doctor"
 	"github.com/beammesh/beammesh/proto/fault"
@@ -33,6 +34,7 @@ func roles() cli.Roles {
 		Doctor:   runDoctor,
 		SDK:      sdkFolder,
 		Dev:      cli.DevRoles{Up: devUp, Down: devDown, Env: devEnv},
+		Sim:      sim.Command(sim.Experiments()),
 	}
 }
 

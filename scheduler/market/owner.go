@@ -113,6 +113,7 @@ type awardOut struct {
 
 func (c OwnerConfig) withDefaults() OwnerConfig {
 	def(&c.AskWidth, 4)
+	def(&c.FirstWidth, c.AskWidth)
 	def(&c.MaxRounds, 3)
 	def(&c.AskWait, 500*time.Millisecond)
 	def(&c.AwardWait, 500*time.Millisecond)
@@ -140,6 +141,7 @@ func NewOwner(cfg OwnerConfig) *Owner {
 		shapeBy: map[string]*shape{},
 	}
 	o.recent.limit = o.cfg.MaxRecent
+	o.view.SetPacking(o.cfg.Packing)
 	return o
 }
 
@@ -159,7 +161,9 @@ func (o *Owner) Step(now time.Duration, ev OwnerEvent) []OwnerAction {
 	case Submit:
 		o.submit(now, e.Offer)
 	case AdvertSeen:
-		o.advertSeen(now, e.Advert, e.Source)
+		o.advertSeen(now, &e.Advert, e.Source)
+	case *AdvertSeen:
+		o.advertSeen(now, &e.Advert, e.Source)
 	case NodeUp:
 		if o.view.SetUp(e.Node) {
 			o.room(now, e.Node)
@@ -176,17 +180,28 @@ func (o *Owner) Step(now time.Duration, ev OwnerEvent) []OwnerAction {
 			o.infeasible(now, x)
 		}
 	case AskReply:
+		o.askReply(now, &e)
+	case *AskReply:
 		o.askReply(now, e)
 	case AwardReply:
+		o.awardReply(now, &e)
+	case *AwardReply:
 		o.awardReply(now, e)
 	case ReleaseReply:
-		o.heard(now, e.Advert)
-		o.room(now, e.Node)
+		o.releaseReply(now, &e)
+	case *ReleaseReply:
+		o.releaseReply(now, e)
 	case Renew:
+		o.renewed(now, &e)
+	case *Renew:
 		o.renewed(now, e)
 	case Ended:
+		o.leaseEnded(now, &e)
+	case *Ended:
 		o.leaseEnded(now, e)
 	case Pull:
+		o.pull(now, &e)
+	case *Pull:
 		o.pull(now, e)
 	case ReleaseLease:
 		if x := o.leases[e.Lease]; x != nil {
@@ -199,7 +214,7 @@ func (o *Owner) Step(now time.Duration, ev OwnerEvent) []OwnerAction {
 	case Adopt:
 		o.adopt(now, e)
 	case Disown:
-		o.emit(SendRelease{e.Node, Release{Owner: o.cfg.ID, Offer: e.Lease.Offer, Lease: e.Lease.Lease, Fence: e.Lease.Fence, Reason: "disowned"}})
+		o.sendRelease(e.Node, &Release{Offer: e.Lease.Offer, Lease: e.Lease.Lease, Fence: e.Lease.Fence, Reason: "disowned"})
 	case Tick:
 	}
 	return o.out
@@ -281,19 +296,19 @@ func cmpSeq(a, b uint64) int {
 }
 
 // heard takes the advert that came with an answer.
-func (o *Owner) heard(now time.Duration, a scheduler.Advert) {
+func (o *Owner) heard(now time.Duration, a *scheduler.Advert) {
 	if !o.cfg.IgnoreReplies {
 		o.update(now, a, scheduler.SourceReply)
 	}
 }
 
 // update brings news of a node into the view and says whether it was news.
-func (o *Owner) update(now time.Duration, a scheduler.Advert, src scheduler.Source) bool {
+func (o *Owner) update(now time.Duration, a *scheduler.Advert, src scheduler.Source) bool {
 	if a.Validate() != nil {
 		return false
 	}
 	old, known := o.view.Advert(a.Node)
-	if !o.view.Update(a, src) {
+	if !o.view.Update(*a, src) {
 		return false
 	}
 	if a.Capacity.Draining && !(known && old.Capacity.Draining) {
@@ -307,7 +322,12 @@ func (o *Owner) update(now time.Duration, a scheduler.Advert, src scheduler.Sour
 	return true
 }
 
-func (o *Owner) advertSeen(now time.Duration, a scheduler.Advert, src scheduler.Source) {
+func (o *Owner) releaseReply(now time.Duration, e *ReleaseReply) {
+	o.heard(now, &e.Advert)
+	o.room(now, e.Node)
+}
+
+func (o *Owner) advertSeen(now time.Duration, a *scheduler.Advert, src scheduler.Source) {
 	if o.update(now, a, src) {
 		o.room(now, a.Node)
 	}

@@ -1,7 +1,6 @@
 package market
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -26,7 +25,11 @@ func (o *Owner) place(now time.Duration, x *offer) {
 		o.wait(now, x) // first come, first served
 		return
 	}
-	cands := o.view.Rank(&d, o.cfg.AskWidth, o.crowdOf(x), func(n scheduler.NodeID) bool { return o.skip(x, n) })
+	width := o.cfg.AskWidth
+	if x.round == 0 {
+		width = o.cfg.FirstWidth
+	}
+	cands := o.view.Rank(&d, width, o.crowdOf(x), func(n scheduler.NodeID) bool { return o.skip(x, n) })
 	if len(cands) == 0 {
 		o.noCandidates(now, x)
 		return
@@ -50,7 +53,7 @@ func (o *Owner) place(now time.Duration, x *offer) {
 		o.view.Debit(c.Node, string(x.ID), d)
 		x.asks = append(x.asks, &ask{node: c.Node, round: x.round})
 		o.atAdd(c.Node, x)
-		o.emit(SendAsk{c.Node, Ask{Owner: o.cfg.ID, Offer: x.ID, Round: x.round, Shape: x.shape, Demand: d}})
+		o.sendAsk(c.Node, &Ask{Owner: o.cfg.ID, Offer: x.ID, Round: x.round, Shape: x.shape, Demand: d})
 	}
 	o.setWake(x, now+o.cfg.AskWait)
 }
@@ -128,8 +131,8 @@ func (o *Owner) refused(now time.Duration, x *offer, node scheduler.NodeID, rs [
 }
 
 // askReply takes a bid or a refusal, also one that nobody waits for any more.
-func (o *Owner) askReply(now time.Duration, e AskReply) {
-	o.heard(now, e.Advert)
+func (o *Owner) askReply(now time.Duration, e *AskReply) {
+	o.heard(now, &e.Advert)
 	o.view.Settle(e.Node, string(e.Offer))
 	x := o.offers[e.Offer]
 	if x == nil || x.phase == phaseAwarding || x.phase == phasePlaced {
@@ -288,9 +291,9 @@ func (o *Owner) forgetAsk(x *offer, node scheduler.NodeID) {
 // releaseHold gives a reservation back and counts it as free at once.
 func (o *Owner) releaseHold(node scheduler.NodeID, id OfferID, hold string, d *scheduler.Demand) {
 	if d != nil && !o.cfg.IgnoreReplies {
-		o.view.Credit(node, fmt.Sprintf("%s/%s", id, hold), *d)
+		o.view.Credit(node, string(id)+"/"+hold, *d)
 	}
-	o.emit(SendRelease{node, Release{Owner: o.cfg.ID, Offer: id, Hold: hold, Reason: "not needed"}})
+	o.sendRelease(node, &Release{Offer: id, Hold: hold, Reason: "not needed"})
 }
 
 func (o *Owner) atAdd(n scheduler.NodeID, x *offer) { o.at[n] = append(o.at[n], x) }

@@ -3,6 +3,7 @@ package market
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/beammesh/beammesh/scheduler"
@@ -58,7 +59,7 @@ func (o *Owner) giveAward(now time.Duration, x *offer, node scheduler.NodeID, ho
 	}
 	x.phase, x.rec.State = phaseAwarding, StatePlacing
 	x.award = awardOut{node: node, sends: 1, pulled: pulled, Award: Award{
-		Owner: o.cfg.ID, Offer: x.ID, Lease: LeaseID(fmt.Sprintf("%s-%d", x.ID, x.attempt)),
+		Owner: o.cfg.ID, Offer: x.ID, Lease: leaseID(x.ID, x.attempt),
 		Fence: Fence{o.cfg.ID.Epoch, x.attempt}, Hold: hold, Demand: x.demand, LeaseFor: o.cfg.LeaseFor,
 		Headless: x.Headless, Shape: x.shape, More: more,
 	}}
@@ -67,8 +68,12 @@ func (o *Owner) giveAward(now time.Duration, x *offer, node scheduler.NodeID, ho
 		o.view.Debit(node, string(x.award.Lease), x.demand)
 	}
 	o.say(now, x, "awarded to %s with fence %s", o.name(node), x.award.Fence)
-	o.emit(SendAward{node, x.award.Award})
+	o.sendAward(node, &x.award.Award)
 	o.setWake(x, now+o.cfg.AwardWait)
+}
+
+func leaseID(id OfferID, attempt uint32) LeaseID {
+	return LeaseID(string(id) + "-" + strconv.FormatUint(uint64(attempt), 10))
 }
 
 // bindAward puts the award of x in the tables; clearAward takes it out.
@@ -101,13 +106,13 @@ func (o *Owner) clearAward(x *offer) {
 }
 
 // awardReply settles an award, or undoes one that was given up meanwhile.
-func (o *Owner) awardReply(now time.Duration, e AwardReply) {
-	o.heard(now, e.Advert)
+func (o *Owner) awardReply(now time.Duration, e *AwardReply) {
+	o.heard(now, &e.Advert)
 	x := o.leases[e.Lease]
 	switch {
 	case x == nil || x.award.node != e.Node:
 		if e.OK {
-			o.emit(SendRelease{e.Node, Release{Owner: o.cfg.ID, Offer: e.Offer, Lease: e.Lease, Reason: "given up"}})
+			o.sendRelease(e.Node, &Release{Offer: e.Offer, Lease: e.Lease, Reason: "given up"})
 		}
 	case x.phase == phasePlaced: // repeated
 	case !e.OK:
@@ -134,13 +139,13 @@ func (o *Owner) awardTimeout(now time.Duration, x *offer) {
 	if x.award.sends < o.cfg.AwardSends {
 		x.award.sends++
 		o.say(now, x, "no answer from %s, award sent again", o.name(x.award.node))
-		o.emit(SendAward{x.award.node, x.award.Award})
+		o.sendAward(x.award.node, &x.award.Award)
 		o.setWake(x, now+o.cfg.AwardWait)
 		return
 	}
-	o.emit(SendRelease{x.award.node, Release{
-		Owner: o.cfg.ID, Offer: x.ID, Lease: x.award.Lease, Fence: x.award.Fence, Hold: x.award.Hold, Reason: "award not answered",
-	}})
+	o.sendRelease(x.award.node, &Release{
+		Offer: x.ID, Lease: x.award.Lease, Fence: x.award.Fence, Hold: x.award.Hold, Reason: "award not answered",
+	})
 	o.awardFailed(now, x, []scheduler.Refusal{{Code: scheduler.NoAnswer, Text: fmt.Sprintf("no answer to %d awards", x.award.sends)}}, nil)
 }
 

@@ -162,7 +162,7 @@ func (o *Owner) tell(now time.Duration, s *shape, node scheduler.NodeID) {
 	s.tellNow(node, now)
 	m := o.openOffer(s)
 	m.Direct = true
-	o.emit(SendOpenOffer{node, m})
+	o.sendOpenOffer(node, &m)
 }
 
 func (o *Owner) openOffer(s *shape) OpenOffer {
@@ -190,7 +190,7 @@ func (o *Owner) publishDue(now time.Duration) {
 		}
 		s.published, s.lastPub = true, now
 		m := o.openOffer(s)
-		o.emit(PublishOpenOffer{m})
+		o.sendOpenOffer("", &m)
 		for _, r := range o.view.Refusals(&m.Demand, nearest) {
 			if o.view.FitNode(&m.Demand, r.Node) == scheduler.FitNotNow {
 				o.tell(now, s, r.Node)
@@ -258,8 +258,8 @@ func (o *Owner) room(now time.Duration, node scheduler.NodeID) {
 }
 
 // pull takes a node's unasked bid for the oldest offer of a shape.
-func (o *Owner) pull(now time.Duration, e Pull) {
-	o.heard(now, e.Advert)
+func (o *Owner) pull(now time.Duration, e *Pull) {
+	o.heard(now, &e.Advert)
 	for _, x := range o.at[e.Node] {
 		if (x.phase == phaseAwarding || x.phase == phasePlaced) && x.award.Hold == e.Hold {
 			return // repeated
