@@ -1,5 +1,5 @@
 // Package sim is `beam sim`, the command line of the simulator: list, run, sweep,
-// report, compare. It needs no node, no mesh and no root.
+// report, compare, replay. It needs no node, no mesh and no root.
 //
 //	cli.Roles{Sim: sim.Command(sim.Experiments())}
 //

@@ -26,6 +26,7 @@ the code that decides in a node. Runs depend on their seed alone.
   beam sim sweep SCENARIO                   policies x seeds x parameters, on all cores
   beam sim report RESULTS -o page.html      tables and curves, to look at
   beam sim compare RESULTS POLICY POLICY    which is better, and how sure that is
+  beam sim replay --from DIR --remove NODE  a recorded load again, with a change
 
 A SCENARIO is a bundled name, a file that ends in .sim, or an experiment. Traces
 are read from --traces or BEAM_TRACES. Written for researchers:
@@ -42,7 +43,7 @@ func Command(experiments []simulations.Experiment) func(*cli.App) *cobra.Command
 	return func(app *cli.App) *cobra.Command {
 		t := &tool{app: app, experiments: experiments}
 		c := &cobra.Command{Use: "sim", Short: "Simulate schedulers and compare policies", Long: long}
-		c.AddCommand(t.listCommand(), t.runCommand(), t.sweepCommand(), t.reportCommand(), t.compareCommand())
+		c.AddCommand(t.listCommand(), t.runCommand(), t.sweepCommand(), t.reportCommand(), t.compareCommand(), t.replayCommand())
 		return c
 	}
 }

@@ -19,17 +19,19 @@ type Verifier struct {
 
 // Summary is what a Verifier found.
 type Summary struct {
-	Steps int // of owners and pools, compared
-	Equal int // with the same decisions
+	Steps int `json:"steps"` // of owners and pools, compared
+	Equal int `json:"equal"` // with the same decisions
 	// Skipped steps could not be compared: their machine's Start or something
 	// after it is missing.
-	Skipped int
-	Lost    int64 // records that the writer lost
+	Skipped int   `json:"skipped"`
+	Lost    int64 `json:"lost"` // records that the writer lost
 
-	Awards, EqualAwards         int // in the journal; of these, made again
-	Dispatches, EqualDispatches int
+	Awards          int `json:"awards"`       // in the journal
+	EqualAwards     int `json:"equal_awards"` // of these, made again
+	Dispatches      int `json:"dispatches"`
+	EqualDispatches int `json:"equal_dispatches"`
 
-	First string // the first difference, for people
+	First string `json:"first,omitempty"` // the first difference, for people
 }
 
 // NewVerifier makes one for the journal of one node.

@@ -11,33 +11,42 @@ import (
 // Models are the costs that a journal shows and the machines do not decide.
 type Models struct {
 	// Link is one way of a message between two nodes, with the work at both ends.
-	Link time.Duration
+	Link time.Duration `json:"link_ns"`
 	// Local is the same within a node.
-	Local time.Duration
+	Local time.Duration `json:"local_ns"`
 	// StartWarm is one container start, alone on its machine, where the image is;
 	// StartCold where it has to be pulled first.
-	StartWarm, StartCold time.Duration
+	StartWarm time.Duration `json:"start_warm_ns"`
+	StartCold time.Duration `json:"start_cold_ns"`
 	// Parallel is how many starts a machine runs at full speed; more share it.
-	Parallel int
+	Parallel int `json:"parallel"`
 	// Dispatch is from handing a call to a container to its begin.
-	Dispatch time.Duration
+	Dispatch time.Duration `json:"dispatch_ns"`
 	// Stop is from letting a container go to its resources being free.
-	Stop    time.Duration
-	Samples Samples
+	Stop    time.Duration `json:"stop_ns"`
+	Samples Samples       `json:"samples"`
 }
 
 // Samples says on how many measurements each model stands.
-type Samples struct{ Link, Local, StartWarm, StartCold, Dispatch, Stop int }
+type Samples struct {
+	Link      int `json:"link"`
+	Local     int `json:"local"`
+	StartWarm int `json:"start_warm"`
+	StartCold int `json:"start_cold"`
+	Dispatch  int `json:"dispatch"`
+	Stop      int `json:"stop"`
+}
 
 // Fit measures the models in the journals of a run. Where a kind of sample is
-// missing the model keeps a default that is named in Defaults.
-func Fit(js []Journal, hostOf func(node string) string) Models {
-	f := fitter{}
+// missing the model keeps that of Defaults. cores is Models.Parallel.
+func Fit(js []Journal, cores int, hostOf func(node string) string) Models {
+	f := fitter{cores: cores}
 	for i := range js {
 		f.owner(&js[i])
 	}
 	f.starts(js, hostOf)
 	m := Defaults
+	m.Parallel = cores
 	set := func(d *time.Duration, samples []time.Duration, n *int) {
 		slices.Sort(samples)
 		if *n = len(samples); *n > 0 {
@@ -63,6 +72,7 @@ var Defaults = Models{
 }
 
 type fitter struct {
+	cores                                     int
 	remote, local, warm, cold, dispatch, stop []time.Duration
 }
 
@@ -188,7 +198,7 @@ func (f *fitter) starts(js []Journal, hostOf func(string) string) {
 		}
 		// Work is what a start would take alone: the time it was given a
 		// processor, as if all that overlap shared the machine evenly.
-		work := shared(s, all)
+		work := shared(s, all, f.cores)
 		if s.cold {
 			f.cold = append(f.cold, work)
 		} else {
@@ -197,9 +207,9 @@ func (f *fitter) starts(js []Journal, hostOf func(string) string) {
 	}
 }
 
-// shared integrates min(1, Parallel/n) over s, n being the starts of the same
+// shared integrates min(1, cores/n) over s, n being the starts of the same
 // machine that run at each moment.
-func shared(s start, all []start) time.Duration {
+func shared(s start, all []start, cores int) time.Duration {
 	var cuts []time.Duration
 	for _, o := range all {
 		if o.host == s.host && o.to > s.from && o.from < s.to {
@@ -218,7 +228,7 @@ func shared(s start, all []start) time.Duration {
 				n++
 			}
 		}
-		work += (cuts[i] - cuts[i-1]) * time.Duration(min(Defaults.Parallel, n)) / time.Duration(n)
+		work += (cuts[i] - cuts[i-1]) * time.Duration(min(cores, n)) / time.Duration(n)
 	}
 	return work
 }

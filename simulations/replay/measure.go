@@ -21,6 +21,7 @@ type Measured struct {
 	Messages map[string]int  // of the market, by kind
 	Awards   int
 	Span     time.Duration // first submission to last end
+	End      time.Duration // of the newest record
 }
 
 // Measure reads journals.
@@ -82,6 +83,7 @@ func Measure(js []Journal) Measured {
 			}
 			m.count(r)
 		}
+		m.End = max(m.End, newest)
 		for _, h := range leases { // they outlive the recording; whole numbers, so any order will do
 			gpuMicros += h.gpu * (newest - h.at).Microseconds()
 		}

@@ -92,7 +92,7 @@ func TestFitFindsTheModels(t *testing.T) {
 	for i := range l.Stubs {
 		l.Stubs[i].Config.KeepWarm = 50 * time.Millisecond // many starts
 	}
-	got := replay.Fit(simulate(t, l, m), func(n string) string { return n })
+	got := replay.Fit(simulate(t, l, m), m.Parallel, func(n string) string { return n })
 	near := func(what string, got, want time.Duration) {
 		if d := got - want; d < -want/20 || d > want/20 {
 			t.Errorf("%s: got %v, want %v", what, got, want)
