@@ -82,7 +82,8 @@ func NewMix(ws []Weighted, limit int) *Mix {
 	return m
 }
 
-// heaviest merges equal shapes and keeps the heaviest, in canonical order.
+// heaviest merges equal shapes and keeps the heaviest; of equal weight those that
+// are harder to place.
 func heaviest(ws []Weighted, limit int) []Weighted {
 	all := make([]Weighted, 0, len(ws))
 	for _, w := range ws {
@@ -101,7 +102,9 @@ func heaviest(ws []Weighted, limit int) []Weighted {
 		n++
 	}
 	all = all[:n]
-	slices.SortStableFunc(all, func(a, b Weighted) int { return cmp.Compare(b.Weight, a.Weight) })
+	slices.SortFunc(all, func(a, b Weighted) int {
+		return cmp.Or(cmp.Compare(b.Weight, a.Weight), compareShapes(&b.Demand, &a.Demand))
+	})
 	all = all[:min(n, max(0, limit))]
 	var sum int64
 	for i := range all {
@@ -125,15 +128,23 @@ func shapeOf(d *Demand) Demand {
 	return s
 }
 
-// compareShapes orders what shapeOf gives.
+// compareShapes orders what shapeOf gives, roughly by how hard it is to place: more
+// cores, memory and GPUs, and a certain class, come later.
 func compareShapes(a, b *Demand) int {
 	return cmp.Or(
 		cmp.Compare(a.CPUMillis, b.CPUMillis),
 		cmp.Compare(a.MemoryMiB, b.MemoryMiB),
 		cmp.Compare(a.GPUMilli, b.GPUMilli),
 		slices.CompareFunc(a.GPUs, b.GPUs, func(x, y gpu.Want) int {
-			return cmp.Or(strings.Compare(x.Class, y.Class), cmp.Compare(x.Count, y.Count))
+			return cmp.Or(cmp.Compare(x.Count, y.Count), strings.Compare(anyFirst(x.Class), anyFirst(y.Class)))
 		}))
+}
+
+func anyFirst(class string) string {
+	if class == gpu.Any {
+		return ""
+	}
+	return class
 }
 
 func (m *Mix) share(class string, milli int64) *mixShare {

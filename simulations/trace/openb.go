@@ -2,6 +2,7 @@ package trace
 
 import (
 	"encoding/csv"
+	"fmt"
 	"io"
 	"iter"
 	"strconv"
@@ -91,20 +92,26 @@ type gpuSpecs map[string][]gpu.Want
 // maxSpecs bounds what is remembered; a file has some twenty.
 const maxSpecs = 1 << 10
 
-// read understands "V100M16|V100M32"; empty is any GPU.
+// read understands "V100M16|V100M32"; empty is any GPU. A name that is there
+// twice stays twice: the published mix counts such a list as a shape of its own.
 func (s gpuSpecs) read(t *table, column string, count int) []gpu.Want {
 	spec := t.text(column)
-	if spec == "" {
-		spec = gpu.Any
-	}
 	key := strconv.Itoa(count) + " " + spec
 	if wants, ok := s[key]; ok {
 		return wants
 	}
-	wants, err := gpu.Parse(strings.ReplaceAll(spec, "|", ","), count)
-	if err != nil || len(wants) == 0 || strings.Contains(spec, ":") {
-		t.fail(column, "names of GPUs with | between them, or nothing")
-		return nil
+	wants := []gpu.Want{{Class: gpu.Any, Count: count}}
+	if spec != "" {
+		wants = nil
+		for name := range strings.SplitSeq(spec, "|") {
+			if class := gpu.Normalise(name); class != "" {
+				wants = append(wants, gpu.Want{Class: class, Count: count})
+			}
+		}
+		if len(wants) == 0 || len(wants) > scheduler.MaxGPUChoices {
+			t.fail(column, fmt.Sprintf("1 to %d names of GPUs with | between them, or nothing", scheduler.MaxGPUChoices))
+			return nil
+		}
 	}
 	if len(s) < maxSpecs {
 		s[key] = wants

@@ -86,7 +86,7 @@ var readers = []struct {
 	}, "{17 128000 0 8 A100-80}\n{18 192000 0 1 SERIES1}\n"},
 	{"pods.csv", func(t *testing.T, f *trace.File) string { return lines(t, trace.OpenbPods(f), taskText) },
 		"a  [6 cores, 12 GiB, any GPU (460/1000)] milli=460 timed=true at=10s for=1m30s steps=0\n" +
-			"b  [88 cores, 320 GiB, 8x V100M16 or 8x V100M32] milli=1000 timed=true at=11s for=1m0s steps=0\n" +
+			"b  [88 cores, 320 GiB, 8x V100M16 or 8x V100M32 or 8x V100M32] milli=1000 timed=true at=11s for=1m0s steps=0\n" +
 			"c  [0.5 cores] milli=0 timed=true at=12s for=0s steps=0\n"},
 	{"pods_short.csv", func(t *testing.T, f *trace.File) string { return lines(t, trace.OpenbPods(f), taskText) },
 		"a  [12 cores, 16 GiB, any GPU] milli=1000 timed=false at=0s for=0s steps=0\n" +
@@ -152,7 +152,7 @@ func TestErrorsSayWhereAndWhatWasExpected(t *testing.T) {
 		{"word", pod("b,1,10,one,500,,1,9,2"), `t.csv:3: column num_gpu: is "one", want a whole number of GPUs`},
 		{"share above one", pod("b,1,10,1,5000,,1,9,2"), `t.csv:3: column gpu_milli: is "5000", want at most 1000 thousandths of a GPU`},
 		{"shares of several", pod("b,1,10,2,500,,1,9,2"), `t.csv:3: column gpu_milli: is "500", want 1 to 1000 thousandths of a GPU for one, 1000 for several`},
-		{"gpu name", pod("b,1,10,1,500,|,1,9,2"), `t.csv:3: column gpu_spec: is "|", want names of GPUs`},
+		{"gpu name", pod("b,1,10,1,500,|,1,9,2"), `t.csv:3: column gpu_spec: is "|", want 1 to 16 names of GPUs with | between them, or nothing`},
 		{"negative time", pod("b,1,10,1,500,,-1,9,2"), `t.csv:3: column creation_time: is "-1", want seconds from 0`},
 		{"milliseconds", pod("b,1,10,1,500,,1700000000000,9,2"), `t.csv:3: column creation_time: is "1700000000000", want seconds from 0 to`},
 		{"ends before it starts", pod("b,1,10,1,500,,1,2,9"), `t.csv:3: column deletion_time: is "2", want a time that is not before scheduled_time`},
