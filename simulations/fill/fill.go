@@ -56,7 +56,7 @@ var params = []simulations.Param{
 // Experiment is the experiment; its zero value is ready.
 type Experiment struct{}
 
-var _ simulations.Experiment = Experiment{}
+var _ simulations.Traced = Experiment{}
 
 // Name is its name in scenarios.
 func (Experiment) Name() string { return "fill" }

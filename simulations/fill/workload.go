@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/beammesh/beammesh/scheduler"
+	"github.com/beammesh/beammesh/simulations"
 	"github.com/beammesh/beammesh/simulations/trace"
 )
 
@@ -47,16 +48,15 @@ func workload(dir, list string, nodes int) ([]trace.Node, []trace.Task, error) {
 			}
 			ts = append(ts, t)
 		}
-	case !slices.Contains(Lists, list):
-		return nil, nil, fmt.Errorf("there is no list %q: use %s or %s", list, Synthetic, strings.Join(Lists, ", "))
-	case dir == "":
-		return nil, nil, fmt.Errorf("list %s is in the openb trace, and no directory of traces is set: set BEAM_TRACES, or use list=%s", list, Synthetic)
 	default:
-		var err error
-		if ns, err = read(filepath.Join(dir, "openb", "openb_node_list_gpu_node.csv"), trace.OpenbNodes); err != nil {
+		files, err := traceFiles(dir, list)
+		if err != nil {
 			return nil, nil, err
 		}
-		if ts, err = read(filepath.Join(dir, "openb", "openb_pod_list_"+list+".csv"), trace.OpenbPods); err != nil {
+		if ns, err = read(files[0], trace.OpenbNodes); err != nil {
+			return nil, nil, err
+		}
+		if ts, err = read(files[1], trace.OpenbPods); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -66,6 +66,27 @@ func workload(dir, list string, nodes int) ([]trace.Node, []trace.Task, error) {
 		return nil, nil, fmt.Errorf("list %s has %d nodes and %d tasks: it needs both", list, len(ns), len(ts))
 	}
 	return ns, ts, nil
+}
+
+// TraceFiles are the files that Run reads: none for the synthetic list.
+func (Experiment) TraceFiles(s simulations.Settings) ([]string, error) {
+	r := s.Reader(params)
+	list := r.Text("list")
+	if r.Err() != nil || list == Synthetic {
+		return nil, r.Err()
+	}
+	return traceFiles(s.Traces, list)
+}
+
+// traceFiles are the nodes and the tasks of a list of openb.
+func traceFiles(dir, list string) ([]string, error) {
+	switch {
+	case !slices.Contains(Lists, list):
+		return nil, fmt.Errorf("there is no list %q: use %s or %s", list, Synthetic, strings.Join(Lists, ", "))
+	case dir == "":
+		return nil, fmt.Errorf("list %s is in the openb trace, and no directory of traces is set: set BEAM_TRACES, or use list=%s", list, Synthetic)
+	}
+	return []string{filepath.Join(dir, "openb", "openb_node_list_gpu_node.csv"), filepath.Join(dir, "openb", "openb_pod_list_"+list+".csv")}, nil
 }
 
 func read[T any](path string, rows func(*trace.File) iter.Seq2[T, error]) ([]T, error) {
