@@ -19,7 +19,7 @@ func TestTry2(t *testing.T) {
 				Worker: market.WorkerConfig{NoHistory: true, RenewEvery: 60 * time.Second},
 			}
 		}
-		ob := Openb{Seed: seed, Traces: dir, List: "default", Owners: envInt("K", 16), Percent: 130, Every: time.Duration(envInt("EV", 50)) * time.Millisecond, Run: time.Duration(envInt("RUN", 0)) * time.Second}
+		ob := Openb{Seed: seed, Traces: dir, List: "default", Owners: envInt("K", 16), Percent: int64(envInt("PCT", 130)), Every: time.Duration(envInt("EV", 50)) * time.Millisecond, Run: time.Duration(envInt("RUN", 0)) * time.Second}
 		cfg := base()
 		mix, err := ob.Fill(&cfg)
 		if err != nil {
@@ -30,7 +30,7 @@ func TestTry2(t *testing.T) {
 		if err := Central(context.Background(), &cfg); err != nil {
 			t.Fatal(err)
 		}
-		t.Logf("seed %d central: 95 %d 100 %d 110 %d 130 %d alloc %d in %v, kinds %d, mix %d", seed, Unallocated(&cfg, 95), Unallocated(&cfg, 100), Unallocated(&cfg, 110), Unallocated(&cfg, 130), Allocated(&cfg, 200*time.Second, 500*time.Second), time.Since(t0), len(cfg.Kinds), len(mix.Shapes()))
+		t.Logf("seed %d central: 95 %d 100 %d 110 %d 130 %d alloc %d in %v, kinds %d, mix %d", seed, Unallocated(&cfg, 95), Unallocated(&cfg, 100), Unallocated(&cfg, 110), Unallocated(&cfg, 130), Allocated(&cfg, time.Duration(envInt("W0", 200))*time.Second, time.Duration(envInt("W1", 500))*time.Second), time.Since(t0), len(cfg.Kinds), len(mix.Shapes()))
 		if envInt("CENTRAL", 0) == 1 { continue }
 		cfg = base()
 		ob.Fill(&cfg)
@@ -53,6 +53,6 @@ func TestTry2(t *testing.T) {
 				total += c
 			}
 		}
-		t.Logf("seed %d ours: 95 %d 100 %d 110 %d 130 %d alloc %d, asks/task %.2f, msgs/task %.2f pulled %d p99 %v in %v mixes %d", seed, Unallocated(&cfg, 95), Unallocated(&cfg, 100), Unallocated(&cfg, 110), Unallocated(&cfg, 130), Allocated(&cfg, 200*time.Second, 500*time.Second), float64(s.Messages[MsgAsk])/n, float64(total)/n, s.Pulled, s.Place.Quantile(990), time.Since(t0), w.mixes)
+		t.Logf("seed %d ours: 95 %d 100 %d 110 %d 130 %d alloc %d, asks/task %.2f, msgs/task %.2f pulled %d p99 %v in %v mixes %d", seed, Unallocated(&cfg, 95), Unallocated(&cfg, 100), Unallocated(&cfg, 110), Unallocated(&cfg, 130), Allocated(&cfg, time.Duration(envInt("W0", 200))*time.Second, time.Duration(envInt("W1", 500))*time.Second), float64(s.Messages[MsgAsk])/n, float64(total)/n, s.Pulled, s.Place.Quantile(990), time.Since(t0), w.mixes)
 	}
 }
