@@ -32,7 +32,7 @@ func roles() cli.Roles {
 		NodeJoin: joinNode,
 		Doctor:   runDoctor,
 		SDK:      sdkFolder,
-		Dev:      cli.DevRoles{Up: devUp, Down: devDown, Env: devEnv},
+		Dev:      cli.DevRoles{Up: devUp, Down: devDown, Env: devEnv, Status: devStatus},
 	}
 }
 
