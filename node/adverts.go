@@ -86,10 +86,13 @@ func newAdverts(self mesh.PeerID, log *slog.Logger) *adverts {
 func (a *adverts) set(ad scheduler.Advert) {
 	ad.Capacity.HotRoots = ad.Capacity.HotRoots[:min(len(ad.Capacity.HotRoots), maxAdvertRoots)]
 	b, err := proto.Marshal(marketwire.AdvertOut(ad))
-	for err == nil && len(b) > mesh.MaxGossip-signatureRoom && len(ad.Capacity.HotRoots) > 0 {
-		// Many devices: what is hot here is only a hint.
+	tooLarge := func() bool { return err == nil && len(b) > mesh.MaxGossip-signatureRoom }
+	if tooLarge() { // many devices: others do not need their ids
+		b, err = proto.Marshal(marketwire.AdvertSmall(ad))
+	}
+	for tooLarge() && len(ad.Capacity.HotRoots) > 0 { // what is hot here is only a hint
 		ad.Capacity.HotRoots = ad.Capacity.HotRoots[:len(ad.Capacity.HotRoots)-1]
-		b, err = proto.Marshal(marketwire.AdvertOut(ad))
+		b, err = proto.Marshal(marketwire.AdvertSmall(ad))
 	}
 	if err != nil {
 		a.log.Error("encode own advert", "err", err)

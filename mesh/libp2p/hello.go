@@ -254,6 +254,7 @@ func (m *Mesh) welcome(l *link, t *theirs, g *peerv1.Greeting) error {
 	}
 	m.table.up(mesh.Member{ID: l.peer, Name: t.hello.Name, Tier: t.member.Tier, Connected: true, Path: mesh.PathDirect, Addrs: addrs,
 		RTT: t.rtt, ClockSkew: t.skew, Version: t.hello.Version, Features: t.hello.Features, BootID: t.hello.BootId, LastSeen: m.cfg.Clock(), Via: via})
+	m.table.holds(l.peer, t.member.NotAfter.Add(membership.Leeway))
 	if !m.gate.member(l.peer) {
 		// It broke between prove and up, when there was nobody to take down yet.
 		m.spawn(func() { m.lost(l, "the connection broke") })

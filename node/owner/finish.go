@@ -59,7 +59,9 @@ func (o *Owner) recentLocked(t *task, journalled bool) {
 }
 
 // tell journals a task's end and then hands it out. An end that cannot be
-// journalled is told all the same: the client is there, the disk is not.
+// journalled is told all the same: the client is there, the disk is not. Until
+// it was taken the worker keeps it too, and begins no more calls once it keeps
+// too much: that is how a client that does not read slows its map down.
 func (o *Owner) tell(t *task, notify Notify, holds []func()) {
 	// What ended while the owner closes is still written down.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(o.ctx), journalLimit)
@@ -72,11 +74,6 @@ func (o *Owner) tell(t *task, notify Notify, holds []func()) {
 	if err != nil {
 		o.log.Error("journal the end of a task", "task", t.id, "err", err)
 	}
-	if err == nil || !t.headless { // else the worker keeps the end for our next life
-		for _, release := range holds {
-			release()
-		}
-	}
 	// What it printed before its end was handed on before; what a reader holds
 	// up now belongs to an attempt that does not count.
 	t.stop()
@@ -88,6 +85,11 @@ func (o *Owner) tell(t *task, notify Notify, holds []func()) {
 		t.logMu.Lock()
 		notify.Done(t.id, out)
 		t.logMu.Unlock()
+	}
+	if err == nil || !t.headless { // else the worker keeps the end for our next life
+		for _, release := range holds {
+			release()
+		}
 	}
 	close(t.done)
 }

@@ -271,8 +271,14 @@ func (c *client) wait(t testing.TB) *beamv1.Outcome {
 // printed waits until the program has printed text.
 func (c *client) printed(t testing.TB, text string) {
 	t.Helper()
+	c.printedTimes(t, text, 1)
+}
+
+// printedTimes waits until text was printed n times.
+func (c *client) printedTimes(t testing.TB, text string, n int) {
+	t.Helper()
 	limit := time.After(workertest.Patience)
-	for !strings.Contains(c.text(), text) {
+	for strings.Count(c.text(), text) < n {
 		select {
 		case <-c.more:
 		case o := <-c.done:

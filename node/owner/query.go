@@ -87,7 +87,10 @@ func (o *Owner) storedInfo(st StoredTask) *beamv1.TaskInfo {
 	if e := st.End; e != nil {
 		i.Status, i.NodeId, i.ContainerId, i.Attempt = e.Status, e.Node, e.Lease, e.Attempt
 		i.NodeName = o.cfg.NodeName(peerID(e.Node))
-		i.StartedAt, i.EndedAt = stamp(time.UnixMicro(e.StartedUnixMicro)), stamp(time.UnixMicro(e.EndedUnixMicro))
+		i.EndedAt = stamp(time.UnixMicro(e.EndedUnixMicro))
+		if e.StartedUnixMicro != 0 {
+			i.StartedAt = stamp(time.UnixMicro(e.StartedUnixMicro))
+		}
 		out := new(beamv1.Outcome)
 		if proto.Unmarshal(e.Outcome, out) == nil && len(e.Outcome) > 0 {
 			i.Outcome = out

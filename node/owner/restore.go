@@ -63,7 +63,7 @@ func (o *Owner) endStored(ctx context.Context, st StoredTask, status string, cod
 	if err != nil {
 		return fmt.Errorf("encode outcome: %w", err)
 	}
-	if err := o.cfg.Journal.Ended(ctx, st.ID, EndRecord{Status: status, Outcome: b, StartedUnixMicro: st.CreatedUnixMicro, EndedUnixMicro: time.Now().UnixMicro()}); err != nil {
+	if err := o.cfg.Journal.Ended(ctx, st.ID, EndRecord{Status: status, Outcome: b, EndedUnixMicro: time.Now().UnixMicro()}); err != nil {
 		return fmt.Errorf("end task %s of an earlier life: %w", st.ID, err)
 	}
 	return nil

@@ -44,7 +44,8 @@ type Request struct {
 }
 
 // Notify takes what happens to a task. ctx ends with the task's interest in
-// being told; a slow Notify slows the program that prints.
+// being told; a slow Notify slows the program that prints, and Done the workers
+// whose results are not taken.
 type Notify interface {
 	Log(ctx context.Context, task string, fd int, data []byte)
 	Done(task string, o *beamv1.Outcome)
