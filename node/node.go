@@ -122,7 +122,7 @@ func New(ctx context.Context, cfg Config) (*Node, error) {
 	n.mesh, err = libp2p.New(ctx, libp2p.Config{
 		DataDir: n.dir("mesh"), Listen: cfg.Listen, Name: cfg.Name, Version: cfg.Version,
 		NoGossip: cfg.NoGossip, NoDirectory: cfg.NoDHT, NoMDNS: cfg.NoMDNS,
-		Clock: cfg.Faults.clock(), Interface: notTenant, Hello: n.adverts, Log: cfg.Log,
+		DialKnownOnly: cfg.Faults.KnownOnly, Clock: cfg.Faults.clock(), Interface: notTenant, Hello: n.adverts, Log: cfg.Log,
 	})
 	if err != nil {
 		return nil, err
@@ -334,7 +334,7 @@ func (n *Node) deliver(from mesh.PeerID, m *peerv1.MarketMessage) {
 		}
 		return
 	case *peerv1.MarketMessage_Advert:
-		n.adverts.take(from, m.GetAdvert(), scheduler.SourceDHT)
+		n.adverts.take(from, m.GetAdvert(), scheduler.SourceLookup)
 		return
 	}
 	d, err := marketwire.Decode(scheduler.NodeID(from), m)
