@@ -464,8 +464,8 @@ func (n *Node) capacity(ctx context.Context) (scheduler.Capacity, error) {
 		return scheduler.Capacity{}, err
 	}
 	c := scheduler.Capacity{
-		Total:        scheduler.Resources{CPUMillis: n.cfg.cpuMillis(), MemoryMiB: n.cfg.memoryMiB(), DiskMiB: total},
-		DiskFloorMiB: n.cfg.DiskFloor >> 20, Isolation: []string{"trusted"}, Arch: goruntime.GOARCH,
+		Total:          scheduler.Resources{CPUMillis: n.cfg.cpuMillis(), MemoryMiB: n.cfg.memoryMiB(), DiskMiB: total},
+		BandwidthKiBps: n.puller.bandwidth(), DiskFloorMiB: n.cfg.DiskFloor >> 20, Isolation: []string{"trusted"}, Arch: goruntime.GOARCH,
 	}
 	c.Free = c.Total
 	c.Free.DiskMiB = min(free, total)
