@@ -116,6 +116,11 @@ func TestGPUJobsWaitForADevice(t *testing.T) {
 		t.Errorf("the call began %s after the new node was ready, want 1 s at most", late)
 	}
 
+	// What the waiting job wanted and what came ahead was one fetch.
+	if came, once := m.status(4).Counters["blocks.bytes_in"], m.status(2).Counters["blocks.bytes_in"]; came > once+once/10 {
+		t.Errorf("node4 fetched %d bytes, node2 %d for the same", came, once)
+	}
+
 	// One job is stopped: its device is free for the next.
 	if _, errs, code := m.beam(1, "task", "stop", first.ID); code != 0 {
 		t.Fatal(errs)

@@ -29,6 +29,7 @@ type (
 	}
 	explainJSON struct {
 		Task     taskJSON      `json:"task"`
+		Phases   []phaseJSON   `json:"phases"`
 		Attempts []attemptJSON `json:"attempts"`
 	}
 	attemptJSON struct {
@@ -38,6 +39,10 @@ type (
 		End        string          `json:"end"`
 		Candidates []candidateJSON `json:"candidates"`
 		Notes      []string        `json:"notes"`
+	}
+	phaseJSON struct {
+		Name   string `json:"name"`
+		Detail string `json:"detail"`
 	}
 	candidateJSON struct {
 		Node    string   `json:"node"`

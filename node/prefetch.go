@@ -17,6 +17,9 @@ const (
 	// readyWait bounds how long a start waits for images; they come all the
 	// same, but the word that the node is up should not take minutes.
 	readyWait = time.Minute
+	// lookWait bounds how long it waits to hear whether there are any: the
+	// founder may be away.
+	lookWait = 3 * time.Second
 	// yieldWait bounds how long images wait for containers that are starting.
 	yieldWait = 30 * time.Second
 	// prefetchShare of what the block store may hold is fetched ahead in an hour.
@@ -112,8 +115,9 @@ func (n *Node) AwaitImages(ctx context.Context, say func(string)) {
 	if n.prefetch == nil {
 		return
 	}
-	limit := time.NewTimer(readyWait)
+	limit, look := time.NewTimer(readyWait), time.NewTimer(lookWait)
 	defer limit.Stop()
+	defer look.Stop()
 	last := ""
 	for {
 		s, changed := n.prefetch.Watch()
@@ -131,6 +135,10 @@ func (n *Node) AwaitImages(ctx context.Context, say func(string)) {
 		}
 		select {
 		case <-changed:
+		case <-look.C:
+			if s.Doing == "" && s.Waiting == 0 {
+				return
+			}
 		case <-limit.C:
 			if last != "" {
 				say("the node is up; this goes on in the background")
