@@ -45,6 +45,11 @@ type Config struct {
 	// Mesh.Expel for peers that are connected.
 	Deny func(mesh.PeerID) (reason string, denied bool)
 
+	// DialKnownOnly dials no peer that nobody named: the directory's routing
+	// does not introduce this node to everybody, as it would not in a large
+	// mesh. For tests.
+	DialKnownOnly bool
+
 	// PingEvery is the time between liveness pings of a peer (2.5 s).
 	PingEvery time.Duration
 	// SilentAfter without a pong, one re-dial is made; if that fails too

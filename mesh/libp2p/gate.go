@@ -353,7 +353,11 @@ func (g *gate) closePeer(p mesh.PeerID) {
 type gater struct{ m *Mesh }
 
 func (g gater) InterceptPeerDial(p peer.ID) bool {
-	_, denied := g.m.cfg.Deny(mesh.PeerID(p.String()))
+	id := mesh.PeerID(p.String())
+	if _, known := g.m.table.via(id); g.m.cfg.DialKnownOnly && !known && g.m.Joined() {
+		return false
+	}
+	_, denied := g.m.cfg.Deny(id)
 	return !denied
 }
 func (g gater) InterceptAddrDial(peer.ID, ma.Multiaddr) bool { return true }

@@ -42,7 +42,7 @@ func TestSubmitToResult(t *testing.T) {
 	if got := cl.text(); !strings.Contains(got, "out\n") || !strings.Contains(got, "err\n") {
 		t.Errorf("output %q", got)
 	}
-	if got, err := c.owner().Wait(t.Context(), id); err != nil || string(got.Result) != "hello" {
+	if got, err := c.ended(id); err != nil || string(got.Result) != "hello" {
 		t.Errorf("asked again: %v, %v", got, err)
 	}
 	info, err := c.owner().Get("ws", id)
@@ -188,7 +188,7 @@ func TestJournalError(t *testing.T) {
 	if err := c.start().Restore(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	o, err := c.owner().Wait(t.Context(), id)
+	o, err := c.ended(id)
 	if err != nil || string(o.GetResult()) != "x" || o.Attempt != 1 {
 		t.Errorf("after a restart: %v, %v", o, err)
 	}
@@ -203,7 +203,7 @@ func TestClientGone(t *testing.T) {
 	id, cl := c.submit("ok-stub", "hold")
 	cl.printed(t, "holding")
 	c.owner().Forget(id)
-	o, err := c.owner().Wait(t.Context(), id)
+	o, err := c.ended(id)
 	if err != nil || o.Status != owner.Cancelled || !strings.Contains(o.Error.Message, "client went away") {
 		t.Errorf("outcome %v, %v", o, err)
 	}
@@ -221,7 +221,7 @@ func TestClientGone(t *testing.T) {
 	cl.printed(t, "at the gate")
 	c.owner().Forget(id)
 	g.Open(t, "through")
-	if o, err := c.owner().Wait(t.Context(), id); err != nil || string(o.Result) != "through" {
+	if o, err := c.ended(id); err != nil || string(o.Result) != "through" {
 		t.Errorf("headless: %v, %v", o, err)
 	}
 	c.owner().Forget(id)
@@ -242,7 +242,7 @@ func TestCancelWhileRetrying(t *testing.T) {
 	if err := c.owner().Cancel(id, "no longer wanted"); err != nil {
 		t.Fatal(err)
 	}
-	o, err := c.owner().Wait(t.Context(), id)
+	o, err := c.ended(id)
 	if err != nil || o.Status != owner.Cancelled || o.Error.Message != "no longer wanted" {
 		t.Errorf("a waiting task: %v, %v", o, err)
 	}

@@ -70,17 +70,6 @@ func (o *Owner) Get(workspace, id string) (*beamv1.TaskInfo, error) {
 	return o.storedInfo(st), nil
 }
 
-func (o *Owner) storedOutcome(id string) (*beamv1.Outcome, error) {
-	st, ok, err := o.cfg.Journal.Get(id)
-	if err != nil {
-		return nil, fmt.Errorf("read journal: %w", err)
-	}
-	if !ok || st.End == nil {
-		return nil, notKnown(id)
-	}
-	return o.storedInfo(st).Outcome, nil
-}
-
 func (o *Owner) storedInfo(st StoredTask) *beamv1.TaskInfo {
 	i := &beamv1.TaskInfo{Id: st.ID, Status: Pending, StubId: st.StubID, StubName: st.StubName, WorkspaceId: st.Workspace,
 		OwnerId: string(o.cfg.Self), OwnerName: o.cfg.Name, CreatedAt: stamp(time.UnixMicro(st.CreatedUnixMicro)), Headless: st.Headless}

@@ -70,6 +70,7 @@ type StatusResponse struct {
 	TasksOpen     uint32                 `protobuf:"varint,8,opt,name=tasks_open,json=tasksOpen,proto3" json:"tasks_open,omitempty"`
 	Containers    uint32                 `protobuf:"varint,9,opt,name=containers,proto3" json:"containers,omitempty"`
 	Counters      map[string]int64       `protobuf:"bytes,10,rep,name=counters,proto3" json:"counters,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"` // "blocks.bytes_in", "blocks.corrupt", …
+	Images        string                 `protobuf:"bytes,11,opt,name=images,proto3" json:"images,omitempty"`                                                                                // of what is fetched ahead: "2 ready, fetching the base image: 57 %"; "" where nothing runs
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -172,6 +173,13 @@ func (x *StatusResponse) GetCounters() map[string]int64 {
 		return x.Counters
 	}
 	return nil
+}
+
+func (x *StatusResponse) GetImages() string {
+	if x != nil {
+		return x.Images
+	}
+	return ""
 }
 
 // Trouble is a long-lived condition that someone should look at.
@@ -1719,7 +1727,7 @@ var File_beammesh_v1_node_proto protoreflect.FileDescriptor
 const file_beammesh_v1_node_proto_rawDesc = "" +
 	"\n" +
 	"\x16beammesh/v1/node.proto\x12\vbeammesh.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19beammesh/v1/outcome.proto\x1a\x16beammesh/v1/call.proto\"\x0f\n" +
-	"\rStatusRequest\"\xc7\x03\n" +
+	"\rStatusRequest\"\xdf\x03\n" +
 	"\x0eStatusResponse\x12)\n" +
 	"\x04node\x18\x01 \x01(\v2\x15.beammesh.v1.NodeInfoR\x04node\x12\x17\n" +
 	"\amesh_id\x18\x02 \x01(\tR\x06meshId\x12\x18\n" +
@@ -1734,7 +1742,8 @@ const file_beammesh_v1_node_proto_rawDesc = "" +
 	"containers\x18\t \x01(\rR\n" +
 	"containers\x12E\n" +
 	"\bcounters\x18\n" +
-	" \x03(\v2).beammesh.v1.StatusResponse.CountersEntryR\bcounters\x1a;\n" +
+	" \x03(\v2).beammesh.v1.StatusResponse.CountersEntryR\bcounters\x12\x16\n" +
+	"\x06images\x18\v \x01(\tR\x06images\x1a;\n" +
 	"\rCountersEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"a\n" +
