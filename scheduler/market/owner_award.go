@@ -161,7 +161,7 @@ func (o *Owner) awardFailed(now time.Duration, x *offer, rs []scheduler.Refusal,
 	for len(x.backups) > 0 {
 		b := x.backups[0]
 		x.backups = x.backups[1:]
-		if _, up := o.view.Advert(b.node); up && !o.skip(x, b.node) {
+		if o.view.Up(b.node) && !o.skip(x, b.node) {
 			o.giveAward(now, x, b.node, "", false)
 			return
 		}

@@ -235,7 +235,7 @@ func (o *Owner) nextPublish() (at time.Duration, ok bool) {
 // room offers a node that said something new to what waits: blocked offers ask
 // again, open offers are told to the node, which pulls.
 func (o *Owner) room(now time.Duration, node scheduler.NodeID) {
-	if _, up := o.view.Advert(node); !up {
+	if !o.view.Up(node) {
 		return
 	}
 	for _, x := range slices.Clone(o.nevers) {
