@@ -80,13 +80,15 @@ func TestDecentralisedPacksLikeCentral(t *testing.T) {
 // than it has. Views that are a minute old cost at most one GPU of a hundred.
 func TestDeparturesAndOldViews(t *testing.T) {
 	dir := tracetest.Dir(t)
-	percent := "160"
+	// Twenty tasks a second that run for 500 seconds want 120 % of the mesh; a
+	// shorter run has more of both.
+	every, length, percent := "10ms", "100s", "200"
 	if full() {
-		percent = "300"
+		every, length, percent = "50ms", "500s", "300"
 	}
 	s := func(policy, gossip, first, width, rounds string) simulations.Settings {
 		return simulations.Settings{Seed: 42, Traces: dir, Policy: policy, Values: map[string]string{
-			"list": "default", "run": "500s", "percent": percent, "gossip": gossip, "keep": "false",
+			"list": "default", "run": length, "every": every, "percent": percent, "gossip": gossip, "keep": "false",
 			"first": first, "width": width, "rounds": rounds, "renew": "60s", "takeover": "1s",
 		}}
 	}
