@@ -65,7 +65,7 @@ func (v *View) Rank(d *Demand, limit int, crowd func(NodeID) int, skip func(Node
 // ScoreNode scores one node as if d were not asked of it yet: what the node
 // holds for d, or what the view has debited for it, counts as free.
 func (v *View) ScoreNode(d *Demand, id NodeID, crowd func(NodeID) int) Candidate {
-	n := v.nodes[id]
+	n := v.find(id)
 	if n == nil {
 		return Candidate{Node: id, Score: Score{Total: weightGPUChoice * MaxGPUChoices}}
 	}
@@ -140,7 +140,7 @@ func (v *View) Outlook(d *Demand) Outlook {
 // FitNode is the fit on one node as far as we may take; FitNever when it is down
 // or unknown.
 func (v *View) FitNode(d *Demand, id NodeID) Fit {
-	n := v.nodes[id]
+	n := v.find(id)
 	if n == nil || n.down != "" {
 		return FitNever
 	}

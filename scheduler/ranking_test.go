@@ -10,6 +10,7 @@ import (
 
 // scan is what Rank and Outlook mean, said without an index.
 func scan(v *View, d *Demand, limit int, crowd func(NodeID) int, skip func(NodeID) bool) ([]Candidate, Outlook) {
+	v.followPacking()
 	var all []Candidate
 	var o Outlook
 	for _, n := range v.order {
@@ -54,12 +55,16 @@ func TestRankIsAScan(t *testing.T) {
 				demands = append(demands, Demand{CPUMillis: int64(i)})
 			}
 		}
+		packing := &Packing{}
+		if rapid.Bool().Draw(t, "packing") {
+			v.SetPacking(packing)
+		}
 		seq := uint64(0)
 		id := func() NodeID { return NodeID(fmt.Sprintf("n%d", rapid.IntRange(0, 30).Draw(t, "node"))) }
 		for range rapid.IntRange(1, 120).Draw(t, "steps") {
 			demand := rapid.SampledFrom(demands).Draw(t, "demand")
 			key := fmt.Sprint("k", rapid.IntRange(0, 5).Draw(t, "key"))
-			switch rapid.IntRange(0, 9).Draw(t, "op") {
+			switch rapid.IntRange(0, 10).Draw(t, "op") {
 			case 0, 1, 2:
 				seq++
 				c := rapid.SampledFrom(boxes).Draw(t, "box").Clone()
@@ -80,6 +85,8 @@ func TestRankIsAScan(t *testing.T) {
 				v.SetUp(id())
 			case 8:
 				v.Forget(id())
+			case 9:
+				packing.SetMix(NewMix([]Weighted{{demand, 1}, {demands[3], 2}}, 4))
 			}
 			if rapid.IntRange(0, 3).Draw(t, "look") == 0 {
 				continue // so that changes pile up

@@ -24,6 +24,7 @@ type View struct {
 	visit   uint64   // stamp of the last walk
 	spare   []Device // scratch of ScoreNode
 
+	last      *viewNode   // found last
 	slots     []*viewNode // by viewNode.slot; nil = free
 	freeSlots []int32
 	rankings  []*ranking
@@ -57,6 +58,10 @@ type viewNode struct {
 	slot     int32
 	changed  uint64 // its latest place in View.changes
 	gone     bool   // forgotten
+	// state stands for all that a ranking looks at; kept is the part of it that
+	// only an advert changes, counted up.
+	state uint64
+	kept  uint64
 	// what the node adds to View.freeGPU and allGPU
 	freeGPU, allGPU int64
 }
@@ -73,10 +78,23 @@ func NewView() *View {
 	return &View{nodes: map[NodeID]*viewNode{}, byClass: map[string][]*viewNode{}}
 }
 
+// find is the node with an id, or nil. One message leads to several questions
+// about one node, so the last one is remembered.
+func (v *View) find(id NodeID) *viewNode {
+	if v.last != nil && v.last.advert.Node == id {
+		return v.last
+	}
+	n := v.nodes[id]
+	if n != nil {
+		v.last = n
+	}
+	return n
+}
+
 // Update takes an advert and says whether it was news. Credits are dropped,
 // since the advert shows them or will be followed by one that does.
 func (v *View) Update(a Advert, source Source) bool {
-	n := v.nodes[a.Node]
+	n := v.find(a.Node)
 	switch {
 	case n == nil:
 		if len(v.nodes) >= MaxNodes {
@@ -112,6 +130,9 @@ func (v *View) Update(a Advert, source Source) bool {
 	moved := fresh || !sameDevices(n.advert.Capacity.Devices, a.Capacity.Devices)
 	if moved && !fresh {
 		v.unindex(n)
+	}
+	if fresh || !n.advert.Capacity.sameKind(&a.Capacity) {
+		n.kept++
 	}
 	n.advert, n.class, n.down = a, a.Capacity.Class(), ""
 	n.notes = slices.DeleteFunc(n.notes, func(x note) bool { return x.credit })
@@ -198,6 +219,13 @@ func (v *View) refresh(n *viewNode) {
 	}
 	v.touch(n)
 	v.countGPUs(n)
+}
+
+// sameKind says whether two capacities of a node differ at most in what is free.
+func (c *Capacity) sameKind(o *Capacity) bool {
+	return c.Total == o.Total && c.DiskFloorMiB == o.DiskFloorMiB && c.Zone == o.Zone && c.Arch == o.Arch &&
+		c.BandwidthKiBps == o.BandwidthKiBps && sameDevices(c.Devices, o.Devices) && slices.Equal(c.HotRoots, o.HotRoots) &&
+		slices.Equal(c.Isolation, o.Isolation) && slices.Equal(c.Features, o.Features)
 }
 
 // SetPacking makes the view rank by the fragmentation of GPUs from now on; nil
@@ -299,7 +327,7 @@ func (v *View) Credit(id NodeID, key string, d Demand) {
 }
 
 func (v *View) addNote(id NodeID, x note) {
-	n := v.nodes[id]
+	n := v.find(id)
 	if n == nil {
 		return
 	}
@@ -315,7 +343,7 @@ func (v *View) addNote(id NodeID, x note) {
 // Settle drops the debit under key: the node has answered, or never will. It
 // says whether there was one.
 func (v *View) Settle(id NodeID, key string) bool {
-	n := v.nodes[id]
+	n := v.find(id)
 	if n == nil {
 		return false
 	}
@@ -331,7 +359,7 @@ func (v *View) Settle(id NodeID, key string) bool {
 // SetDown takes a node out of placement until its next news or SetUp; soft means
 // that a repeated advert (a heartbeat) is enough.
 func (v *View) SetDown(id NodeID, reason string, soft bool) {
-	if n := v.nodes[id]; n != nil {
+	if n := v.find(id); n != nil {
 		if reason == "" {
 			reason = "unreachable"
 		}
@@ -343,7 +371,7 @@ func (v *View) SetDown(id NodeID, reason string, soft bool) {
 
 // SetUp puts it back with its last advert.
 func (v *View) SetUp(id NodeID) bool {
-	n := v.nodes[id]
+	n := v.find(id)
 	if n == nil || n.down == "" {
 		return false
 	}
@@ -355,9 +383,10 @@ func (v *View) SetUp(id NodeID) bool {
 
 // Forget drops a node altogether, for one that left the mesh.
 func (v *View) Forget(id NodeID) {
-	if n := v.nodes[id]; n != nil {
+	if n := v.find(id); n != nil {
 		v.unindex(n)
 		delete(v.nodes, id)
+		v.last = nil
 		n.gone = true
 		v.countGPUs(n)
 		v.slots[n.slot] = nil
@@ -371,7 +400,7 @@ func (v *View) Len() int { return len(v.order) }
 
 // Advert is a node's last advert and whether the node is known and not down.
 func (v *View) Advert(id NodeID) (a Advert, up bool) {
-	n := v.nodes[id]
+	n := v.find(id)
 	if n == nil {
 		return Advert{Node: id}, false
 	}
@@ -382,7 +411,7 @@ func (v *View) Advert(id NodeID) (a Advert, up bool) {
 // advert, less what was asked and not answered yet. The slices must not be
 // written to.
 func (v *View) Effective(id NodeID) (c Capacity, up bool) {
-	n := v.nodes[id]
+	n := v.find(id)
 	if n == nil {
 		return Capacity{}, false
 	}
@@ -398,9 +427,21 @@ func (v *View) Nodes() []NodeID {
 	return ids
 }
 
+// Up says whether a node is known and not down.
+func (v *View) Up(id NodeID) bool {
+	n := v.find(id)
+	return n != nil && n.down == ""
+}
+
+// Draining says whether a node said so in its last advert.
+func (v *View) Draining(id NodeID) bool {
+	n := v.find(id)
+	return n != nil && n.advert.Capacity.Draining
+}
+
 // SourceOf says how a node was first found.
 func (v *View) SourceOf(id NodeID) Source {
-	if n := v.nodes[id]; n != nil {
+	if n := v.find(id); n != nil {
 		return n.source
 	}
 	return ""

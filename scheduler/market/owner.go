@@ -38,8 +38,10 @@ type Owner struct {
 	pubSome bool
 	pubDue  bool
 	nevers  []*offer
-	recent  recentTable
-	out     []OwnerAction
+	// conflicts is how often others were faster of late, see noteRound.
+	conflicts int
+	recent    recentTable
+	out       []OwnerAction
 }
 
 type phase int
@@ -60,7 +62,8 @@ type offer struct {
 	shape  string
 	demand scheduler.Demand // clamped, as last asked
 	phase  phase
-	heapAt int // index in wakes; -1 = it has no timer
+	heapAt int           // index in wakes; -1 = it has no timer
+	due    time.Duration // of its timer; its place in wakes may be earlier
 
 	round   int
 	asks    []*ask   // of this round; older ones that are still out
@@ -301,11 +304,11 @@ func (o *Owner) update(now time.Duration, a *scheduler.Advert, src scheduler.Sou
 	if a.Validate() != nil {
 		return false
 	}
-	old, known := o.view.Advert(a.Node)
+	drained := o.view.Draining(a.Node)
 	if !o.view.Update(*a, src) {
 		return false
 	}
-	if a.Capacity.Draining && !(known && old.Capacity.Draining) {
+	if a.Capacity.Draining && !drained {
 		for _, x := range o.at[a.Node] {
 			if x.phase == phasePlaced {
 				o.say(now, x, "%s is draining", o.name(a.Node))
@@ -331,6 +334,11 @@ func (o *Owner) advertSeen(now time.Duration, a *scheduler.Advert, src scheduler
 func (o *Owner) due(now time.Duration) {
 	for len(o.wakes) > 0 && o.wakes[0].at <= now {
 		x := o.wakes[0].offer
+		if x.due > now { // it was moved since
+			o.wakes[0].at = x.due
+			o.wakes.down(0)
+			continue
+		}
 		o.setWake(x, 0)
 		switch x.phase {
 		case phaseAsking:

@@ -49,6 +49,9 @@ func (o *Owner) addBackup(x *offer, node scheduler.NodeID) {
 // giveAward sends the award of x to a node under a new fence.
 func (o *Owner) giveAward(now time.Duration, x *offer, node scheduler.NodeID, hold string, pulled bool) {
 	o.unqueue(x) // a late bid can reach an offer that waits already
+	if x.round == 1 && !pulled {
+		o.noteRound(false)
+	}
 	x.attempt++
 	more := 0
 	if s := o.findShape(x.shape); s != nil {
@@ -158,7 +161,7 @@ func (o *Owner) awardFailed(now time.Duration, x *offer, rs []scheduler.Refusal,
 	for len(x.backups) > 0 {
 		b := x.backups[0]
 		x.backups = x.backups[1:]
-		if _, up := o.view.Advert(b.node); up && !o.skip(x, b.node) {
+		if o.view.Up(b.node) && !o.skip(x, b.node) {
 			o.giveAward(now, x, b.node, "", false)
 			return
 		}

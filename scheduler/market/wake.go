@@ -43,8 +43,11 @@ func (h wakeHeap) down(i int) {
 	}
 }
 
-// setWake moves an offer's timer; 0 stops it.
+// setWake moves an offer's timer; 0 stops it. One that is moved to later, as by
+// every renewal of a lease, keeps its place until that comes up: a Tick too many
+// costs less than sorting it in each time.
 func (o *Owner) setWake(x *offer, at time.Duration) {
+	x.due = at
 	switch {
 	case at == 0 && x.heapAt < 0:
 	case at == 0:
@@ -61,9 +64,8 @@ func (o *Owner) setWake(x *offer, at time.Duration) {
 		x.heapAt = len(o.wakes)
 		o.wakes = append(o.wakes, wakeEntry{at, x.seq, x})
 		o.wakes.up(x.heapAt)
-	default:
+	case at < o.wakes[x.heapAt].at:
 		o.wakes[x.heapAt].at = at
 		o.wakes.up(x.heapAt)
-		o.wakes.down(x.heapAt)
 	}
 }
