@@ -72,12 +72,15 @@ type NodeFlags struct {
 	NoGossip      bool
 	NoMDNS        bool
 	NoDHT         bool
+	NoPrefetch    bool     // no images before a task wants them
 	UpstreamDNS   []string // host or host:port; empty = the host's resolvers
 	LogLevel      string   // debug, info, warn, error
 
 	// Started is set by this package: the node calls it once when it can take
 	// work. It prints what people and scripts wait for.
 	Started func(NodeStarted) error `json:"-"`
+	// Progress is set by this package: it takes what the node does before that.
+	Progress Progress `json:"-"`
 }
 
 // SimulatedGPU asks for Count devices that exist only in the inventory.

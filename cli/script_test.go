@@ -90,6 +90,7 @@ func startFake(ticket string, f cli.NodeFlags) error {
 	}
 	if ticket != "" {
 		s.Members, s.Ticket = 3, ""
+		f.Progress("fetching the base image: 50 %")
 	}
 	return started(s)
 }

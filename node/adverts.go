@@ -140,6 +140,7 @@ func (a *adverts) run(ctx context.Context) {
 				}
 			}
 		}
+		beat.Reset(heartbeat) // what was just said needs no repeating
 		pause.Reset(advertEvery)
 		select {
 		case <-pause.C:
@@ -276,8 +277,12 @@ func (a *adverts) Remote(from mesh.PeerID, via mesh.Via, payload []byte) {
 	a.differs(from, v.RevocationsDigest)
 	for i, s := range v.Adverts {
 		source := scheduler.SourceHello
-		if i == 0 && via == mesh.ViaDirectory { // a peer's own is its first
+		switch {
+		case i > 0: // a peer's own is its first
+		case via == mesh.ViaDirectory:
 			source = scheduler.SourceDHT
+		case via == mesh.ViaLookup:
+			source = scheduler.SourceLookup
 		}
 		a.take(from, s, source)
 	}
@@ -320,7 +325,7 @@ func (a *adverts) discover(ctx context.Context, classes []string) {
 			a.mu.Unlock()
 			if ok {
 				// The view knows it already; that the DHT names it is news.
-				a.seen(market.AdvertSeen{Advert: k.advert, Source: scheduler.SourceDHT})
+				a.seen(market.AdvertSeen{Advert: k.advert, Source: scheduler.SourceLookup})
 				continue
 			}
 			waits = append(waits, w)

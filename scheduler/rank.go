@@ -44,8 +44,11 @@ const (
 	weightSpareGPU  = 2_000     // all GPUs free; less as they fill
 	weightPack      = 50        // per device left free
 	weightLoad      = 1_000     // a full node
-	// assumedKiBps stands in for a bandwidth that was never measured.
-	assumedKiBps = 20 << 10
+	// assumedKiBps stands in for a bandwidth that was never measured: that of a
+	// wired network. Were it so slow that a base image (230 MiB) came to more
+	// than weightCrowd, the first containers of a stub would all go to the node
+	// that has the image. The first fetch corrects it.
+	assumedKiBps = 100 << 10
 )
 
 // Score says how good a node is for a demand; lower is better. All parts are

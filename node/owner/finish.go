@@ -21,7 +21,9 @@ func (o *Owner) finishLocked(p *pool, t *task, a replicas.Finished) {
 	}
 	ans, ok := t.answers[uint32(a.Attempt)]
 	out := ans.outcome
-	if !ok || !ans.answers(a.Failure) {
+	if ok && ans.answers(a.Failure) {
+		t.accepted++
+	} else {
 		out = o.failureLocked(p, t, a)
 	}
 	t.answers = nil

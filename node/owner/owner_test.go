@@ -264,7 +264,7 @@ func TestNodeLost(t *testing.T) {
 	c.net.Cut(c.node, lost.Mesh)
 	// The second attempt comes to the same gate; the first one stands there too.
 	waitRuns(t, g, 2)
-	g.Open(t, "done")
+	g.OpenAll(t, "done")
 	o := cl.wait(t)
 	if o.Status != owner.Complete || o.Attempt != 2 || o.NodeName == info.NodeName {
 		t.Errorf("outcome %v", o)

@@ -28,7 +28,7 @@ func stamp(t time.Time) *timestamppb.Timestamp {
 
 func (o *Owner) infoLocked(t *task) *beamv1.TaskInfo {
 	i := &beamv1.TaskInfo{Id: t.id, Status: t.status, StubId: t.stubID, StubName: t.stubName, WorkspaceId: t.workspace,
-		OwnerId: string(o.cfg.Self), OwnerName: o.cfg.Name, CreatedAt: stamp(t.created), StartedAt: stamp(t.started), Headless: t.headless}
+		OwnerId: string(o.cfg.Self), OwnerName: o.cfg.Name, CreatedAt: stamp(t.created), StartedAt: stamp(t.started), Headless: t.headless, Accepted: t.accepted}
 	switch {
 	case t.told:
 		i.EndedAt, i.Outcome = stamp(t.ended), t.outcome

@@ -212,7 +212,7 @@ func TestRestartAfterTheWorkerIsGone(t *testing.T) {
 		t.Fatal(err)
 	}
 	waitRuns(t, g, 2)
-	g.Open(t, "again")
+	g.OpenAll(t, "again")
 	o, err := c.ended(id)
 	if err != nil || string(o.GetResult()) != "again" || o.Attempt != 2 || o.NodeName == info.NodeName {
 		t.Errorf("%v, %v", o, err)

@@ -69,6 +69,7 @@ type task struct {
 	started  time.Time
 	ended    time.Time
 	outcome  *beamv1.Outcome
+	accepted uint32            // results taken; more than one is a broken promise
 	told     bool              // the journal has its end: others may know it
 	slim     bool              // outcome lacks its result, which is in the journal
 	answers  map[uint32]answer // by attempt, until the pool decides
