@@ -78,6 +78,7 @@ type Node struct {
 	puller  *puller
 	links   *link.Links
 	owner   *owner.Owner
+	mix     *mixer
 	record  func(record.Record) // into the market's journal; nil = none is kept
 	worker  *worker.Worker      // nil: this node runs no containers
 	engine  *containerd.Engine  // nil with it
@@ -300,11 +301,12 @@ func (n *Node) startMarket(context.Context) error {
 		n.onClose(l.Close)
 		n.record = l.Record
 	}
+	n.mix = &mixer{clock: n.clock, change: make(chan struct{}, 1), set: n.setMix, publish: n.publishMix}
 	n.owner = owner.New(owner.Config{
 		Self: n.mesh.PeerID(), Name: n.cfg.Name, Epoch: n.store.j.Epoch(), Clock: n.clock, Dialer: n.dialer,
 		Planner: &planner{ledger: n.ledger, puller: n.puller, adverts: a, tokens: n.tokens, self: string(n.mesh.PeerID()), zone: n.cfg.Zone},
 		Journal: n.store, Log: n.log, Send: n.send, Publish: n.publishOffer, Discover: a.discover, NodeName: a.name,
-		Limits: n.cfg.limits(), Record: n.record,
+		Limits: n.cfg.limits(), Record: n.record, Wanted: n.mix.observe,
 	})
 	a.seen = func(ev market.AdvertSeen) {
 		n.owner.Step(ev)
@@ -517,7 +519,7 @@ func (n *Node) startMesh(ctx context.Context) error {
 	unwatch := n.mesh.Watch(n.memberChanged)
 	n.onClose(func() error { unwatch(); return nil })
 	for topic, fn := range map[string]func(mesh.PeerID, []byte){
-		topicAdverts: n.adverts.heard, topicOffers: n.heardOffer, topicRevocations: n.tokens.heard,
+		topicAdverts: n.adverts.heard, topicOffers: n.heardOffer, topicRevocations: n.tokens.heard, topicMix: n.mix.heard,
 	} {
 		if n.cfg.NoGossip {
 			break
@@ -529,6 +531,7 @@ func (n *Node) startMesh(ctx context.Context) error {
 		n.onClose(func() error { cancel(); return nil })
 	}
 	n.spawn(n.adverts.run)
+	n.spawn(n.mix.run)
 	if n.worker != nil {
 		n.spawn(n.worker.Run)
 		n.spawn(n.watchMachine)

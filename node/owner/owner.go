@@ -54,6 +54,8 @@ type Config struct {
 	// Limits say how this node finds others, where that is not by all means;
 	// explanations carry them.
 	Limits []string
+	// Wanted hears of every container that is asked of the market; nil = nobody.
+	Wanted func(scheduler.Demand)
 	// NodeName gives a node's name for people.
 	NodeName func(mesh.PeerID) string
 	// Record takes every step of the machines, for the market's journal; it must

@@ -174,6 +174,9 @@ func (p *pool) acquireLocked() {
 	p.fatal, p.userFail = nil, nil // it is tried anew
 	w := &wanted{id: o.newOfferIDLocked(p), pool: p, submitted: time.Now()}
 	o.offers[w.id] = w
+	if o.cfg.Wanted != nil {
+		o.cfg.Wanted(p.plan.Demand)
+	}
 	o.marketLocked(market.Submit{Offer: market.Offer{ID: w.id, Demand: p.plan.Demand, Group: p.key, Headless: p.plan.Config.Headless || p.headless > 0}})
 }
 

@@ -216,6 +216,8 @@ func (o *Owner) Step(now time.Duration, ev OwnerEvent) []OwnerAction {
 		o.adopt(now, e)
 	case Disown:
 		o.sendRelease(e.Node, &Release{Offer: e.Lease.Offer, Lease: e.Lease.Lease, Fence: e.Lease.Fence, Reason: "disowned"})
+	case SetMix:
+		o.setMix(e)
 	case Tick:
 	}
 	return o.out

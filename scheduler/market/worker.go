@@ -237,6 +237,8 @@ func (w *Worker) Step(now time.Duration, ev WorkerEvent) []WorkerAction {
 		w.setDrain(now, e)
 	case SetCapacity:
 		w.setCapacity(now, e)
+	case SetMix:
+		w.setMix(e)
 	case SetHotRoots:
 		w.cur.HotRoots = hotRoots(e.Roots)
 		w.seq++

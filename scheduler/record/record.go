@@ -74,11 +74,11 @@ type line struct {
 // pool: they share names.
 var (
 	ownerEvents = names(OwnerStart{}, market.Submit{}, market.AdvertSeen{}, market.NodeUp{}, market.NodeDown{}, market.SendFailed{},
-		market.DiscoveryDone{}, market.ReleaseLease{}, market.Withdraw{}, market.Adopt{}, market.Disown{}, market.Tick{},
+		market.DiscoveryDone{}, market.SetMix{}, market.ReleaseLease{}, market.Withdraw{}, market.Adopt{}, market.Disown{}, market.Tick{},
 		market.AskReply{}, market.AwardReply{}, market.ReleaseReply{}, market.Renew{}, market.Ended{}, market.Pull{})
 	workerEvents = names(WorkerStart{}, market.Ask{}, market.Award{}, market.Release{}, market.RenewAck{}, market.EndedAck{},
 		market.OpenOffer{}, market.LeaseReady{}, market.Restore{}, market.LeaseDone{}, market.OwnerDown{}, market.OwnerUp{},
-		market.Drain{}, market.SetCapacity{}, market.SetHotRoots{}, market.Tick{})
+		market.Drain{}, market.SetMix{}, market.SetCapacity{}, market.SetHotRoots{}, market.Tick{})
 	poolEvents = names(PoolStart{}, PoolEnd{}, replicas.Submit{}, replicas.Cancel{}, replicas.ReplicaReady{}, replicas.AcquireFailed{},
 		replicas.ReplicaLost{}, replicas.ReplicaDraining{}, replicas.Begun{}, replicas.Result{}, replicas.Recalled{},
 		replicas.Resume{}, replicas.SetLimits{}, replicas.Close{}, replicas.Tick{})

@@ -105,6 +105,9 @@ func (j *journal) run(seed uint64) {
 			j.step(market.Withdraw{Offer: placed[k], Reason: "done"})
 			placed = append(placed[:k], placed[k+1:]...)
 		}
+		if i == 20 {
+			j.step(market.SetMix{Shapes: []scheduler.Weighted{{Demand: d, Weight: 3}, {Demand: scheduler.Demand{CPUMillis: 1000}, Weight: 1}}})
+		}
 		if i == 30 {
 			j.step(market.NodeDown{Node: "box3", Reason: "killed"})
 		}
