@@ -82,7 +82,7 @@ def join_once(mesh, i):
 
 
 def pulled(phases):
-    """(MiB, ms) of the pull phase, whose detail reads `112.4 MiB from 1 peers`."""
+    """(MiB, ms) of the pull phase, whose detail reads `112.4 MiB from 1 peer`."""
     for p in phases:
         if p.get("name") == "pull" and "MiB" in p.get("detail", ""):
             return float(p["detail"].split()[0]), float(p["durationMs"])

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -51,7 +52,7 @@ if __name__ == "__main__":
 `
 
 // shares counts the items of a map per node, by what the task list says; every
-// item is one task there.
+// item is one task there, whose owner took one result and no more.
 func (m *mesh) shares(fn string) map[string]int {
 	m.t.Helper()
 	count, ids := map[string]int{}, map[string]bool{}
@@ -64,6 +65,9 @@ func (m *mesh) shares(fn string) map[string]int {
 		}
 		if ids[t.ID] {
 			m.t.Errorf("item %s is listed twice", t.ID)
+		}
+		if t.Accepted != 1 {
+			m.t.Errorf("%d results of item %s were accepted, want 1", t.Accepted, t.ID)
 		}
 		ids[t.ID] = true
 		count[t.Node]++
@@ -132,17 +136,36 @@ func prefer(t testing.TB) {
 	}
 }
 
-// testMapOutlivesANode kills a node in the middle of a map.
+// testMapOutlivesANode kills one node in the middle of a map, and cuts another
+// one off until its calls run elsewhere: it goes on with its own, and comes back
+// with their results while the map still runs. Nothing is lost, and of each item
+// one result counts.
 func testMapOutlivesANode(m *mesh) {
 	t := m.t
 	p := m.startPython(1, fmt.Sprintf(mapProgram, "survivor", "nap", 6))
 	p.expect("hundred")
 	m.kill(3)
+	do(t, func(ctx context.Context) error { return dev.Silence(ctx, m.root, 2, true) })
+	m.node(1, "node2", "unreachable")
+	do(t, func(ctx context.Context) error { return dev.Silence(ctx, m.root, 2, false) })
+	m.node(1, "node2", "ready")
+	if s, _ := p.out.snapshot(); strings.Contains(s, "ordered") {
+		t.Error("the map was over before the node was back: it is too short for this test")
+	}
 	out, errs, code := p.wait()
 	if code != 0 {
 		t.Fatalf("a map that lost a node: exit %d\n%s%s", code, out, errs)
 	}
-	t.Logf("figure: a map that lost a node: %v, %s", m.shares("survivor"), lastLine(out))
+	again := 0
+	for _, task := range m.tasks(1) {
+		if strings.HasSuffix(task.Name, "survivor") && task.Attempt > 1 {
+			again++
+		}
+	}
+	t.Logf("figure: a map that lost a node: %v, %d items ran a second time, %s", m.shares("survivor"), again, lastLine(out))
+	if again == 0 {
+		t.Error("no item ran a second time: the faults hit nothing")
+	}
 	m.restart(3)
 }
 

@@ -182,6 +182,28 @@ func TestDHTAloneFindsTheGPU(t *testing.T) {
 	}
 }
 
+// In a large mesh a node does not meet everybody on its way through the DHT: then
+// the class lookup has to name the node with the GPU. Here nobody dials whom
+// nobody named.
+func TestTheClassLookupNamesTheGPU(t *testing.T) {
+	m := ownMesh(t, dev.Options{Nodes: 3, GPUs: "H100:1", NodeArgs: []string{"--no-gossip", "--no-mdns"}, NodeEnv: []string{"BEAM_TEST_KNOWN_ONLY=1"}})
+	var listed []nodeJSON
+	m.beamJSON(3, &listed, "node", "ls")
+	if slices.ContainsFunc(listed, func(n nodeJSON) bool { return n.Name == "node2" }) {
+		t.Fatalf("node3 knows node2 before it looked for it: %+v", listed)
+	}
+	m.mustPython(3, gpuProgram)
+	task := m.task(3, "which", over)
+	e := m.explain(3, task.ID)
+	if s := where(t, e, "node2"); task.Node != "node2" || s != "lookup" {
+		t.Errorf("ran on %s, node2 found by %q, want node2 by lookup\n%+v", task.Node, s, e.Attempts)
+	}
+	if want := "node2 was found by DHT lookup of gpu/H100"; !strings.Contains(e.Attempts[0].notes(), want) {
+		t.Errorf("explain does not say %q:\n%s", want, e.Attempts[0].notes())
+	}
+	m.node(3, "node2", "ready")
+}
+
 func TestWithoutDHTExplainSaysSo(t *testing.T) {
 	m := ownMesh(t, dev.Options{Nodes: 3, GPUs: "H100:1", NodeArgs: []string{"--no-dht", "--no-mdns"}})
 	m.mustPython(3, gpuProgram)

@@ -167,7 +167,7 @@ func (i *images) base(ctx context.Context, s image.Spec, say func(string)) (base
 		_, from, err := i.n.puller.Pull(ctx, img.Roots, nil)
 		if err == nil {
 			if len(from) > 0 {
-				say(fmt.Sprintf("base image fetched from %d peers", len(from)))
+				say(fmt.Sprintf("base image fetched from other nodes (%d)", len(from)))
 			}
 			return b, nil
 		}

@@ -122,7 +122,7 @@ func New(ctx context.Context, cfg Config) (*Node, error) {
 	n.mesh, err = libp2p.New(ctx, libp2p.Config{
 		DataDir: n.dir("mesh"), Listen: cfg.Listen, Name: cfg.Name, Version: cfg.Version,
 		NoGossip: cfg.NoGossip, NoDirectory: cfg.NoDHT, NoMDNS: cfg.NoMDNS,
-		Clock: cfg.Faults.clock(), Interface: notTenant, Hello: n.adverts, Log: cfg.Log,
+		DialKnownOnly: cfg.Faults.KnownOnly, Clock: cfg.Faults.clock(), Interface: notTenant, Hello: n.adverts, Log: cfg.Log,
 	})
 	if err != nil {
 		return nil, err
@@ -266,6 +266,7 @@ func (n *Node) startRecords(context.Context) error {
 		}
 		return ""
 	}))
+	n.dialer.Handle(protoRevoked, n.tokens.serveRevoked)
 	if n.store, err = openTaskStore(n.dir("journal"), journal.Options{Logger: n.log}); err != nil {
 		return err
 	}
@@ -278,7 +279,7 @@ const topicRevocations = "revocations"
 
 func (n *Node) startMarket(context.Context) error {
 	a := n.adverts
-	a.signer, a.gossip, a.dir, a.deny = n.mesh, n.mesh, n.mesh, n.tokens.deny
+	a.signer, a.gossip, a.dir, a.deny, a.differs = n.mesh, n.mesh, n.mesh, n.tokens.deny, n.tokens.differs
 	n.links = link.New(n.mesh.PeerID(), n.dialer, n.deliver, n.log)
 	n.onClose(n.links.Close)
 	n.dialer.Handle(link.Protocol, n.links.Serve)
@@ -333,7 +334,7 @@ func (n *Node) deliver(from mesh.PeerID, m *peerv1.MarketMessage) {
 		}
 		return
 	case *peerv1.MarketMessage_Advert:
-		n.adverts.take(from, m.GetAdvert(), scheduler.SourceDHT)
+		n.adverts.take(from, m.GetAdvert(), scheduler.SourceLookup)
 		return
 	}
 	d, err := marketwire.Decode(scheduler.NodeID(from), m)
@@ -510,6 +511,7 @@ func (n *Node) startMesh(ctx context.Context) error {
 	n.spawn(n.announce)
 	n.spawn(n.housekeep)
 	n.spawn(n.getDelegation)
+	n.spawn(func(ctx context.Context) { n.tokens.catchUp(ctx, n.dialer) })
 	return n.owner.Restore(ctx)
 }
 

@@ -33,7 +33,7 @@ func roles() cli.Roles {
 		NodeJoin: joinNode,
 		Doctor:   runDoctor,
 		SDK:      sdkFolder,
-		Dev:      cli.DevRoles{Up: devUp, Down: devDown, Env: devEnv},
+		Dev:      cli.DevRoles{Up: devUp, Down: devDown, Env: devEnv, Status: devStatus},
 		Sim:      sim.Command(sim.Experiments()),
 	}
 }
@@ -123,7 +123,7 @@ func nodeConfig(f cli.NodeFlags) (node.Config, error) {
 			return node.Config{}, fault.New(fault.Invalid, fmt.Sprintf("BEAM_OWNER_GAP=%s is no duration", s), "such as 60s")
 		}
 	}
-	faults, err := node.ParseFaults(os.Getenv("BEAM_TEST_CLOCK_OFFSET"), os.Getenv("BEAM_TEST_CORRUPT_BLOCKS"))
+	faults, err := node.ParseFaults(os.Getenv("BEAM_TEST_CLOCK_OFFSET"), os.Getenv("BEAM_TEST_CORRUPT_BLOCKS"), os.Getenv("BEAM_TEST_KNOWN_ONLY"))
 	if err != nil {
 		return node.Config{}, err
 	}

@@ -280,7 +280,11 @@ func pullDetail(bytes int64, from []string) string {
 	if bytes == 0 {
 		return "already here"
 	}
-	return fmt.Sprintf("%.1f MiB from %d peers", float64(bytes)/(1<<20), len(from))
+	peers := "1 peer"
+	if len(from) != 1 {
+		peers = fmt.Sprint(len(from), " peers")
+	}
+	return fmt.Sprintf("%.1f MiB from %s", float64(bytes)/(1<<20), peers)
 }
 
 func (l *lease) spec(runDir string) (runtime.Spec, error) {

@@ -171,7 +171,7 @@ func (g *Gate) Open(t testing.TB, text string) {
 	go func() {
 		f, err := os.OpenFile(g.path, os.O_WRONLY, 0) // blocks until somebody reads
 		if err == nil {
-			_, err = f.WriteString(text)
+			_, err = f.WriteString(text + "\n")
 			_ = f.Close()
 		}
 		done <- err
@@ -184,6 +184,38 @@ func (g *Gate) Open(t testing.TB, text string) {
 	case <-time.After(Patience):
 		t.Fatal("nobody came to the gate")
 	}
+}
+
+// OpenAll lets every call through that comes to the gate, now or later, for the
+// rest of the test: of several attempts of one task any may get there first.
+func (g *Gate) OpenAll(t testing.TB, text string) {
+	t.Helper()
+	over, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			f, err := os.OpenFile(g.path, os.O_WRONLY, 0) // blocks until somebody reads
+			select {
+			case <-over:
+				_ = f.Close()
+				return
+			default:
+			}
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			_, _ = f.WriteString(text + "\n") // a reader that is gone again is no matter
+			_ = f.Close()
+		}
+	}()
+	t.Cleanup(func() {
+		close(over)
+		if f, err := os.OpenFile(g.path, os.O_RDONLY|syscall.O_NONBLOCK, 0); err == nil {
+			<-done
+			_ = f.Close()
+		}
+	})
 }
 
 // Runs lists the "task attempt" lines of the calls that came to the gate.

@@ -1189,8 +1189,9 @@ type TaskInfo struct {
 	StartedAt     *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
 	EndedAt       *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=ended_at,json=endedAt,proto3" json:"ended_at,omitempty"`
 	Headless      bool                   `protobuf:"varint,15,opt,name=headless,proto3" json:"headless,omitempty"`
-	Waiting       string                 `protobuf:"bytes,16,opt,name=waiting,proto3" json:"waiting,omitempty"` // why it waits, for people
-	Outcome       *Outcome               `protobuf:"bytes,17,opt,name=outcome,proto3" json:"outcome,omitempty"` // set when ended; without the result bytes in lists
+	Waiting       string                 `protobuf:"bytes,16,opt,name=waiting,proto3" json:"waiting,omitempty"`    // why it waits, for people
+	Outcome       *Outcome               `protobuf:"bytes,17,opt,name=outcome,proto3" json:"outcome,omitempty"`    // set when ended; without the result bytes in lists
+	Accepted      uint32                 `protobuf:"varint,18,opt,name=accepted,proto3" json:"accepted,omitempty"` // results that its owner took, since the owner's start: 0 or 1 while the promise holds
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1342,6 +1343,13 @@ func (x *TaskInfo) GetOutcome() *Outcome {
 		return x.Outcome
 	}
 	return nil
+}
+
+func (x *TaskInfo) GetAccepted() uint32 {
+	if x != nil {
+		return x.Accepted
+	}
+	return 0
 }
 
 type ListTasksRequest struct {
@@ -1722,7 +1730,7 @@ const file_beammesh_v1_node_proto_rawDesc = "" +
 	"\x05terms\x18\x06 \x03(\tR\x05terms\x12\x16\n" +
 	"\x06source\x18\a \x01(\tR\x06source\")\n" +
 	"\x0eGetTaskRequest\x12\x17\n" +
-	"\atask_id\x18\x01 \x01(\tR\x06taskId\"\xcb\x04\n" +
+	"\atask_id\x18\x01 \x01(\tR\x06taskId\"\xe7\x04\n" +
 	"\bTaskInfo\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06status\x18\x02 \x01(\tR\x06status\x12\x17\n" +
@@ -1744,7 +1752,8 @@ const file_beammesh_v1_node_proto_rawDesc = "" +
 	"\bended_at\x18\x0e \x01(\v2\x1a.google.protobuf.TimestampR\aendedAt\x12\x1a\n" +
 	"\bheadless\x18\x0f \x01(\bR\bheadless\x12\x18\n" +
 	"\awaiting\x18\x10 \x01(\tR\awaiting\x12.\n" +
-	"\aoutcome\x18\x11 \x01(\v2\x14.beammesh.v1.OutcomeR\aoutcome\"@\n" +
+	"\aoutcome\x18\x11 \x01(\v2\x14.beammesh.v1.OutcomeR\aoutcome\x12\x1a\n" +
+	"\baccepted\x18\x12 \x01(\rR\baccepted\"@\n" +
 	"\x10ListTasksRequest\x12\x14\n" +
 	"\x05limit\x18\x01 \x01(\rR\x05limit\x12\x16\n" +
 	"\x06status\x18\x02 \x01(\tR\x06status\"e\n" +
