@@ -101,8 +101,7 @@ func (c Capacity) Clone() Capacity {
 	return c
 }
 
-// Class is the first part of the canonical order: the class of the node's first
-// device, or "" for a node without GPUs.
+// Class is the class of the node's first device, or "" for a node without GPUs.
 func (c *Capacity) Class() string {
 	if len(c.Devices) == 0 {
 		return ""
@@ -110,7 +109,7 @@ func (c *Capacity) Class() string {
 	return c.Devices[0].Class
 }
 
-// HashOf is the second part of the canonical order: 64-bit FNV-1a of the id.
+// HashOf is the canonical order of nodes: 64-bit FNV-1a of the id.
 func HashOf(n NodeID) uint64 {
 	h := uint64(14695981039346656037)
 	for i := range len(n) {

@@ -2,7 +2,7 @@
 //
 // It is pure: no I/O, no goroutine, no clock and no randomness. A decision is a
 // function of what is passed in, all scores are integers and all ties fall in
-// one canonical order (GPU class, then hash of the node id), so two nodes with
+// one canonical order (hash of the node id), so two nodes with
 // the same view decide the same, and a simulation repeats from a seed.
 //
 // The parts:

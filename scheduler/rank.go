@@ -59,13 +59,15 @@ type Score struct {
 	Total int64
 }
 
-// Before is the canonical order of two nodes: score, class, hash, id.
-func (s Score) Before(class string, node NodeID, o Score, oclass string, onode NodeID) bool {
+// Before is the order in which nodes are asked: by score, then the canonical
+// order of nodes, which is by hash of the id and then the id.
+//
+// It has nothing to do with the GPU class: going through the classes one after
+// the other fills one with work that any could take, until what needs that one
+// finds no room (11.8 % of the GPUs unallocated on the openb trace instead of 4.8).
+func (s Score) Before(node NodeID, o Score, onode NodeID) bool {
 	if s.Total != o.Total {
 		return s.Total < o.Total
-	}
-	if class != oclass {
-		return class < oclass
 	}
 	if h, oh := HashOf(node), HashOf(onode); h != oh {
 		return h < oh

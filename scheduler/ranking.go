@@ -33,7 +33,7 @@ type rankState struct {
 
 // Bounds on the rankings of a view: their number, and the nodes in all of them.
 const (
-	maxRankings     = 64
+	maxRankings     = 256
 	maxRankedInAll  = 1 << 20
 	leastRankings   = 4
 	keptChanges     = 2 // times the number of nodes, see View.touch
@@ -111,12 +111,8 @@ func (r *ranking) fill(v *View) {
 	r.at = slices.Grow(r.at[:0], len(v.slots))[:len(v.slots)]
 	clear(r.at)
 	for _, n := range v.slots {
-		if n == nil || !r.candidate(n) {
-			continue
-		}
-		r.classify(n)
-		if r.fits(n) {
-			r.heap = append(r.heap, rankedNode{v.scoreFor(&r.demand, &n.eff, 0).Total, n})
+		if n != nil && r.classify(n) {
+			r.heap = append(r.heap, rankedNode{v.rankScore(&r.demand, n), n})
 			r.at[n.slot].heapAt = int32(len(r.heap))
 		}
 	}
@@ -125,15 +121,9 @@ func (r *ranking) fill(v *View) {
 	}
 }
 
-// candidate is whether n can matter at all.
-func (r *ranking) candidate(n *viewNode) bool { return n.down == "" && !n.gone }
-
-func (r *ranking) fits(n *viewNode) bool {
-	return r.candidate(n) && FitOf(&r.demand, &n.eff) == FitNow
-}
-
-// classify counts n among those that could take the demand later.
-func (r *ranking) classify(n *viewNode) {
+// classify says whether n can take the demand now, and counts it among those
+// that could later.
+func (r *ranking) classify(n *viewNode) bool {
 	s := &r.at[n.slot]
 	if s.later {
 		r.later--
@@ -142,18 +132,22 @@ func (r *ranking) classify(n *viewNode) {
 		r.pending--
 	}
 	s.later, s.pending = false, false
-	if !r.candidate(n) {
-		return
+	if n.down != "" || n.gone {
+		return false
 	}
 	fit := FitOf(&r.demand, &n.eff)
-	s.later = fit == FitNotNow
-	s.pending = fit < FitNow && len(n.notes) > 0 && FitOf(&r.demand, &n.advert.Capacity) == FitNow
-	if s.later {
+	if fit == FitNow {
+		return true
+	}
+	if fit == FitNotNow {
+		s.later = true
 		r.later++
 	}
-	if s.pending {
+	if len(n.notes) > 0 && FitOf(&r.demand, &n.advert.Capacity) == FitNow {
+		s.pending = true
 		r.pending++
 	}
+	return false
 }
 
 // place brings one node up to date.
@@ -161,19 +155,21 @@ func (r *ranking) place(v *View, n *viewNode) {
 	for int(n.slot) >= len(r.at) {
 		r.at = append(r.at, rankState{})
 	}
-	r.classify(n)
+	fits := r.classify(n)
 	at := int(r.at[n.slot].heapAt) - 1
-	if !r.fits(n) {
+	if !fits {
 		if at >= 0 {
 			r.remove(at)
 		}
 		return
 	}
-	score := v.scoreFor(&r.demand, &n.eff, 0).Total
+	score := v.rankScore(&r.demand, n)
 	if at < 0 {
 		r.heap = append(r.heap, rankedNode{score, n})
 		at = len(r.heap) - 1
 		r.at[n.slot].heapAt = int32(at + 1)
+	} else if r.heap[at].score == score {
+		return
 	} else {
 		r.heap[at].score = score
 	}

@@ -28,7 +28,7 @@ func scan(v *View, d *Demand, limit int, crowd func(NodeID) int, skip func(NodeI
 		})
 	}
 	slices.SortFunc(all, func(a, b Candidate) int {
-		if a.Score.Before(a.Class, a.Node, b.Score, b.Class, b.Node) {
+		if a.Score.Before(a.Node, b.Score, b.Node) {
 			return -1
 		}
 		return 1

@@ -141,7 +141,7 @@ func TestRank(t *testing.T) {
 		{"preferred zone", Demand{CPUMillis: 1000, Zone: "b"},
 			map[string]Capacity{"far": zone(box(8, 32), "a"), "near": zone(box(8, 32), "b")}, "near far"},
 		{"A100 is either size", Demand{GPUs: want("A100")},
-			map[string]Capacity{"no": box(8, 32, "H100"), "a40": box(8, 32, "A100-40"), "a80": box(8, 32, "A100-80")}, "a40 a80"},
+			map[string]Capacity{"no": box(8, 32, "H100"), "a40": box(8, 32, "A100-40"), "a80": box(8, 32, "A100-80")}, "a80 a40"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			v := NewView()

@@ -112,7 +112,6 @@ func (v *View) Update(a Advert, source Source) bool {
 	moved := fresh || !sameDevices(n.advert.Capacity.Devices, a.Capacity.Devices)
 	if moved && !fresh {
 		v.unindex(n)
-		v.epoch++ // the canonical order of nodes may be another now
 	}
 	n.advert, n.class, n.down = a, a.Capacity.Class(), ""
 	n.notes = slices.DeleteFunc(n.notes, func(x note) bool { return x.credit })
@@ -128,10 +127,8 @@ func sameDevices(a, b []Device) bool {
 	return slices.EqualFunc(a, b, func(x, y Device) bool { return x.Class == y.Class })
 }
 
+// compareNodes is the canonical order: by hash of the id, then the id.
 func compareNodes(a, b *viewNode) int {
-	if c := strings.Compare(a.class, b.class); c != 0 {
-		return c
-	}
 	if a.hash != b.hash {
 		if a.hash < b.hash {
 			return -1

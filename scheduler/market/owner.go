@@ -25,7 +25,6 @@ type Owner struct {
 	view   *scheduler.View
 	offers map[OfferID]*offer
 	leases map[LeaseID]*offer // awarding and placed
-	list   []*offer           // by submission
 	seq    uint64
 	wakes  wakeHeap
 	// at has, per node, the offers that have asked, awarded or placed there.
@@ -61,8 +60,7 @@ type offer struct {
 	shape  string
 	demand scheduler.Demand // clamped, as last asked
 	phase  phase
-	wake   time.Duration // 0 = none
-	heapAt int           // index in wakes; -1 = not in
+	heapAt int // index in wakes; -1 = it has no timer
 
 	round   int
 	asks    []*ask   // of this round; older ones that are still out
@@ -261,7 +259,6 @@ func (o *Owner) add(now time.Duration, in Offer) *offer {
 		o.recent.drop(in.ID)
 	}
 	o.offers[in.ID] = x
-	o.list = append(o.list, x)
 	return x
 }
 
@@ -279,9 +276,6 @@ func (o *Owner) finish(now time.Duration, x *offer, s State) {
 	x.phase = phaseOver
 	x.rec.State = s
 	delete(o.offers, x.ID)
-	if i, ok := slices.BinarySearchFunc(o.list, x.seq, func(y *offer, seq uint64) int { return cmpSeq(y.seq, seq) }); ok {
-		o.list = slices.Delete(o.list, i, i+1)
-	}
 	o.recent.put(x.rec)
 }
 
@@ -335,8 +329,8 @@ func (o *Owner) advertSeen(now time.Duration, a *scheduler.Advert, src scheduler
 
 // due does what the clock asks for; it runs at the start of every Step.
 func (o *Owner) due(now time.Duration) {
-	for len(o.wakes) > 0 && o.wakes[0].wake <= now {
-		x := o.wakes[0]
+	for len(o.wakes) > 0 && o.wakes[0].at <= now {
+		x := o.wakes[0].offer
 		o.setWake(x, 0)
 		switch x.phase {
 		case phaseAsking:
@@ -357,7 +351,7 @@ func (o *Owner) due(now time.Duration) {
 // NextWake is when a Tick is due; ok is false when none is.
 func (o *Owner) NextWake() (at time.Duration, ok bool) {
 	if len(o.wakes) > 0 {
-		at, ok = o.wakes[0].wake, true
+		at, ok = o.wakes[0].at, true
 	}
 	if o.pubSome && (!ok || o.pubAt < at) {
 		at, ok = o.pubAt, true
@@ -367,8 +361,13 @@ func (o *Owner) NextWake() (at time.Duration, ok bool) {
 
 // Offers lists what is waiting or placed, in order of submission.
 func (o *Owner) Offers() []OfferState {
-	out := make([]OfferState, 0, len(o.list))
-	for _, x := range o.list {
+	all := make([]*offer, 0, len(o.offers))
+	for _, x := range o.offers {
+		all = append(all, x)
+	}
+	slices.SortFunc(all, func(a, b *offer) int { return cmpSeq(a.seq, b.seq) })
+	out := make([]OfferState, 0, len(all))
+	for _, x := range all {
 		s := OfferState{Offer: x.ID, Group: x.Group, State: x.rec.State}
 		if x.phase == phaseAwarding || x.phase == phasePlaced {
 			s.Lease, s.Node, s.Fence = x.award.Lease, x.award.node, x.award.Fence

@@ -215,7 +215,7 @@ func (o *Owner) decide(now time.Duration, x *offer) {
 }
 
 func before(a, b scheduler.Candidate) bool {
-	return a.Score.Before(a.Class, a.Node, b.Score, b.Class, b.Node)
+	return a.Score.Before(a.Node, b.Score, b.Node)
 }
 
 // askTimeout ends a round: who is silent counts as having refused.

@@ -40,7 +40,7 @@ func (o *Owner) awardBest(now time.Duration, x *offer, best *ask) {
 func (o *Owner) addBackup(x *offer, node scheduler.NodeID) {
 	b := backup{node, o.view.ScoreNode(&x.demand, node, o.crowdOf(x)).Score}
 	i := len(x.backups)
-	for i > 0 && b.score.Before("", b.node, x.backups[i-1].score, "", x.backups[i-1].node) {
+	for i > 0 && b.score.Before(b.node, x.backups[i-1].score, x.backups[i-1].node) {
 		i--
 	}
 	x.backups = slices.Insert(x.backups, i, b)

@@ -81,6 +81,9 @@ func (p *part) EndedAck(to scheduler.NodeID) *market.EndedAck {
 // that share a topic with the owner.
 func (p *part) OpenOffer(to scheduler.NodeID) *market.OpenOffer {
 	m := new(market.OpenOffer)
+	if !p.w.cfg.Keep {
+		return m // what would pull it is given up at once
+	}
 	if to != "" {
 		p.send(nodeIndex(to), toWorker, MsgOpenOffer, m)
 		return m
