@@ -25,8 +25,9 @@ type rankedNode struct {
 
 // rankState is what a ranking knows of one node.
 type rankState struct {
-	heapAt int32 // index in the heap plus 1; 0 = not in it
-	later  bool  // FitNotNow
+	state  uint64 // of the node when it was scored
+	heapAt int32  // index in the heap plus 1; 0 = not in it
+	later  bool   // FitNotNow
 	// pending: it would fit, were it not for asks of ours that are out.
 	pending bool
 }
@@ -45,6 +46,7 @@ func (v *View) touch(n *viewNode) {
 	if len(v.rankings) == 0 {
 		return
 	}
+	n.setState()
 	n.changed = v.firstChange + uint64(len(v.changes))
 	v.changes = append(v.changes, n)
 	if limit := max(leastKeptChange, keptChanges*len(v.slots)); len(v.changes) > 2*limit {
@@ -54,6 +56,26 @@ func (v *View) touch(n *viewNode) {
 		clear(v.changes[kept:])
 		v.changes = v.changes[:kept]
 	}
+}
+
+// setState computes n.state. A node that was asked and gave the same answer as
+// before is back in the state that it had, and needs no new score.
+func (n *viewNode) setState() {
+	h := hashStep(hashStep(n.eff.packHash(), n.kept), uint64(n.eff.Free.DiskMiB))
+	h = hashStep(h, uint64(n.eff.Queue)<<2)
+	if n.eff.Draining {
+		h = hashStep(h, 1)
+	}
+	if len(n.notes) > 0 {
+		h = hashStep(hashStep(h, n.advert.Capacity.packHash()), uint64(n.advert.Capacity.Free.DiskMiB))
+		if n.advert.Capacity.Draining {
+			h = hashStep(h, 2)
+		}
+	}
+	if n.down != "" || n.gone {
+		h = hashStep(h, 3)
+	}
+	n.state = h
 }
 
 // rankingOf finds or makes the ranking for d and brings it up to date.
@@ -111,7 +133,12 @@ func (r *ranking) fill(v *View) {
 	r.at = slices.Grow(r.at[:0], len(v.slots))[:len(v.slots)]
 	clear(r.at)
 	for _, n := range v.slots {
-		if n != nil && r.classify(n) {
+		if n == nil {
+			continue
+		}
+		n.setState()
+		r.at[n.slot].state = n.state
+		if r.classify(n) {
 			r.heap = append(r.heap, rankedNode{v.rankScore(&r.demand, n), n})
 			r.at[n.slot].heapAt = int32(len(r.heap))
 		}
@@ -155,8 +182,13 @@ func (r *ranking) place(v *View, n *viewNode) {
 	for int(n.slot) >= len(r.at) {
 		r.at = append(r.at, rankState{})
 	}
+	s := &r.at[n.slot]
+	if s.state == n.state && !n.gone {
+		return
+	}
+	s.state = n.state
 	fits := r.classify(n)
-	at := int(r.at[n.slot].heapAt) - 1
+	at := int(s.heapAt) - 1
 	if !fits {
 		if at >= 0 {
 			r.remove(at)

@@ -57,6 +57,10 @@ type viewNode struct {
 	slot     int32
 	changed  uint64 // its latest place in View.changes
 	gone     bool   // forgotten
+	// state stands for all that a ranking looks at; kept is the part of it that
+	// only an advert changes, counted up.
+	state uint64
+	kept  uint64
 	// what the node adds to View.freeGPU and allGPU
 	freeGPU, allGPU int64
 }
@@ -112,6 +116,9 @@ func (v *View) Update(a Advert, source Source) bool {
 	moved := fresh || !sameDevices(n.advert.Capacity.Devices, a.Capacity.Devices)
 	if moved && !fresh {
 		v.unindex(n)
+	}
+	if fresh || !n.advert.Capacity.sameKind(&a.Capacity) {
+		n.kept++
 	}
 	n.advert, n.class, n.down = a, a.Capacity.Class(), ""
 	n.notes = slices.DeleteFunc(n.notes, func(x note) bool { return x.credit })
@@ -198,6 +205,13 @@ func (v *View) refresh(n *viewNode) {
 	}
 	v.touch(n)
 	v.countGPUs(n)
+}
+
+// sameKind says whether two capacities of a node differ at most in what is free.
+func (c *Capacity) sameKind(o *Capacity) bool {
+	return c.Total == o.Total && c.DiskFloorMiB == o.DiskFloorMiB && c.Zone == o.Zone && c.Arch == o.Arch &&
+		c.BandwidthKiBps == o.BandwidthKiBps && sameDevices(c.Devices, o.Devices) && slices.Equal(c.HotRoots, o.HotRoots) &&
+		slices.Equal(c.Isolation, o.Isolation) && slices.Equal(c.Features, o.Features)
 }
 
 // SetPacking makes the view rank by the fragmentation of GPUs from now on; nil

@@ -38,8 +38,10 @@ type Owner struct {
 	pubSome bool
 	pubDue  bool
 	nevers  []*offer
-	recent  recentTable
-	out     []OwnerAction
+	// conflicts is how often others were faster of late, see noteRound.
+	conflicts int
+	recent    recentTable
+	out       []OwnerAction
 }
 
 type phase int

@@ -49,6 +49,9 @@ func (o *Owner) addBackup(x *offer, node scheduler.NodeID) {
 // giveAward sends the award of x to a node under a new fence.
 func (o *Owner) giveAward(now time.Duration, x *offer, node scheduler.NodeID, hold string, pulled bool) {
 	o.unqueue(x) // a late bid can reach an offer that waits already
+	if x.round == 1 && !pulled {
+		o.noteRound(false)
+	}
 	x.attempt++
 	more := 0
 	if s := o.findShape(x.shape); s != nil {

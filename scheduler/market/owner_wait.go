@@ -170,8 +170,8 @@ func (o *Owner) openOffer(s *shape) OpenOffer {
 	return OpenOffer{Owner: o.cfg.ID, Shape: s.key, Demand: d, Count: s.nWait, TTL: o.cfg.OfferTTL}
 }
 
-// publishDue publishes what waits, each shape at most every PublishEvery and at
-// most MaxShapes of them, and forgets empty shapes.
+// publishDue publishes what waits and finds no room in the view, each shape at
+// most every PublishEvery and at most MaxShapes of them, and forgets empty shapes.
 func (o *Owner) publishDue(now time.Duration) {
 	if !o.pubDue && (!o.pubSome || now < o.pubAt) {
 		return
@@ -190,6 +190,14 @@ func (o *Owner) publishDue(now time.Duration) {
 		}
 		s.published, s.lastPub = true, now
 		m := o.openOffer(s)
+		if roomy := o.view.Rank(&m.Demand, nearest, nil, nil); len(roomy) == nearest {
+			// We know of room and others were faster, again and again. To publish it
+			// would make every node with room pull, for one to be taken.
+			for _, c := range roomy {
+				o.tell(now, s, c.Node)
+			}
+			continue
+		}
 		o.sendOpenOffer("", &m)
 		for _, r := range o.view.Refusals(&m.Demand, nearest) {
 			if o.view.FitNode(&m.Demand, r.Node) == scheduler.FitNotNow {

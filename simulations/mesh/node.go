@@ -58,6 +58,7 @@ func (p *part) handleNode(n *node, e *event) {
 		}
 		return
 	case gossip:
+		p.checkNode(n)
 		if n.worker != nil {
 			if a := n.worker.Advert(); a.Seq != n.said {
 				p.gossip(n)

@@ -38,6 +38,17 @@ func (s *Stats) add(o *Stats) {
 	s.Told.merge(&o.Told)
 }
 
+// Direct is how many messages went from one node to another: all but gossip and
+// what the directory costs.
+func (s *Stats) Direct() (n int64) {
+	for m, c := range s.Messages {
+		if Message(m) != MsgAdvert && Message(m) != MsgProbe {
+			n += c
+		}
+	}
+	return n
+}
+
 // Times is a histogram of durations with 32 steps to the doubling: within 3 % of
 // the truth, and the same on every machine.
 type Times struct {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/beammesh/beammesh/scheduler"
 	"github.com/beammesh/beammesh/scheduler/market"
+	"github.com/beammesh/beammesh/simulations"
 )
 
 // Config of a World. All of it decides what happens, but for Threads and
@@ -48,6 +49,9 @@ type Config struct {
 	Keep bool
 
 	Faults []Fault
+	// Check looks into the books of every worker each time it gossips, and at the
+	// end.
+	Check bool
 
 	Threads  int // 1 at least; the result does not depend on it
 	Progress func(done, total int64)
@@ -104,6 +108,7 @@ type World struct {
 	mixes  int
 	total  int64         // tasks
 	calm   time.Duration // after the last fault
+	now    time.Duration // of the tick handled last
 }
 
 // New makes a world at time 0. Every owner knows the nodes that it listens to.
@@ -211,11 +216,12 @@ func (w *World) Run(ctx context.Context, end time.Duration) error {
 			}
 		}
 		if !some || tick > last {
-			return nil
+			return w.checkAll()
 		}
-		if now := time.Duration(tick * int64(w.cfg.Latency)); mixAt > 0 && now >= mixAt {
-			w.tellMix(now)
-			mixAt = w.nextMix(now)
+		w.now = time.Duration(tick * int64(w.cfg.Latency))
+		if mixAt > 0 && w.now >= mixAt {
+			w.tellMix(w.now)
+			mixAt = w.nextMix(w.now)
 		}
 		crew.run(tick)
 		var broken *part
@@ -230,8 +236,8 @@ func (w *World) Run(ctx context.Context, end time.Duration) error {
 		if broken != nil {
 			return broken.err
 		}
-		if w.settled() == w.total && time.Duration(tick*int64(w.cfg.Latency)) >= w.calm {
-			return nil
+		if w.settled() == w.total && w.now >= w.calm {
+			return w.checkAll()
 		}
 		if ticks++; ticks%256 == 0 {
 			if err := ctx.Err(); err != nil {
@@ -243,6 +249,20 @@ func (w *World) Run(ctx context.Context, end time.Duration) error {
 			}
 		}
 	}
+}
+
+// checkAll looks into all books.
+func (w *World) checkAll() error {
+	for i := range w.nodes {
+		n := &w.nodes[i]
+		if n.worker == nil || !w.cfg.Check {
+			continue
+		}
+		if what := overcommitted(n); what != "" {
+			return &simulations.BrokenError{Seed: w.cfg.Seed, Event: w.events, At: w.now.String(), What: fmt.Sprintf("node %d granted more than it has: %s", i, what)}
+		}
+	}
+	return nil
 }
 
 // settled is how many tasks are done, given up or refused.
