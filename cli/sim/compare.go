@@ -22,24 +22,34 @@ and another one in B is what the comparison is about. Where both have the same
 seeds, runs are paired by seed, which needs far fewer of them.`
 
 func (t *tool) compareCommand() *cobra.Command {
-	return &cobra.Command{
+	var metrics []string
+	cmd := &cobra.Command{
 		Use: "compare A B | RESULTS POLICY POLICY", Short: "Say whether one is better, with confidence intervals", Long: compareLong,
 		Example: "  beam sim compare fill.jsonl bestfit fgd\n  beam sim compare before.jsonl after.jsonl",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) != 2 && len(args) != 3 {
 				return cli.Usage(cmd, fmt.Sprintf("want two files of results, or one and two policies, got %d arguments", len(args)))
 			}
-			return t.compare(args)
+			return t.compare(args, words(metrics))
 		},
 	}
+	metricFlag(cmd, &metrics)
+	return cmd
 }
 
-func (t *tool) compare(args []string) error {
+func (t *tool) compare(args, metrics []string) error {
 	p, err := t.app.Printer()
 	if err != nil {
 		return err
 	}
-	a, err := results.Read(args[0])
+	read := func(path string) (*results.File, error) {
+		f, err := results.Read(path)
+		if err == nil {
+			err = only(f.Records, metrics)
+		}
+		return f, err
+	}
+	a, err := read(args[0])
 	if err != nil {
 		return err
 	}
@@ -48,7 +58,7 @@ func (t *tool) compare(args []string) error {
 		c, err = compare.Policies(a.Records, args[1], args[2])
 	} else {
 		var b *results.File
-		if b, err = results.Read(args[1]); err != nil {
+		if b, err = read(args[1]); err != nil {
 			return err
 		}
 		c, err = compare.Sets(a.Records, b.Records)

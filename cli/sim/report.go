@@ -13,10 +13,10 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/beammesh/beammesh/cli"
-	"github.com/beammesh/beammesh/cli/output"
 	"github.com/beammesh/beammesh/proto/fault"
 	"github.com/beammesh/beammesh/simulations/report"
 	"github.com/beammesh/beammesh/simulations/results"
+	"github.com/beammesh/beammesh/simulations/scenario"
 )
 
 const reportLong = `Show results: mean ± standard deviation over seeds, the best policy marked.
@@ -28,10 +28,11 @@ Without -o the tables go to stdout. With -o the ending decides:
 
 func (t *tool) reportCommand() *cobra.Command {
 	var file string
+	var metrics []string
 	var curves bool
 	cmd := &cobra.Command{
 		Use: "report RESULTS…", Short: "Show results as tables, as a page with plots, or as CSV", Long: reportLong,
-		Example: "  beam sim report fill.jsonl -o fill.html",
+		Example: "  beam sim report fill.jsonl -o fill.html\n  beam sim report lists.jsonl --metric unallocated_at_100",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return cli.Usage(cmd, "want at least one file of results")
@@ -43,16 +44,43 @@ func (t *tool) reportCommand() *cobra.Command {
 			if curves && ext != ".csv" {
 				return cli.Usage(cmd, "--curves goes with -o FILE.csv")
 			}
-			return t.report(args, file, curves)
+			return t.report(args, file, words(metrics), curves)
 		},
 	}
 	// Here -o is a file; it hides the -o of all commands, --json stays.
 	cmd.Flags().StringVarP(&file, "output", "o", "", "`file` to write: .html or .csv")
+	metricFlag(cmd, &metrics)
 	cmd.Flags().BoolVar(&curves, "curves", false, "write the points of the curves as CSV")
 	return cmd
 }
 
-func (t *tool) report(paths []string, file string, curves bool) error {
+func metricFlag(cmd *cobra.Command, metrics *[]string) {
+	cmd.Flags().StringArrayVar(metrics, "metric", nil, "show this `metric` only; may be repeated")
+}
+
+// only keeps the named metrics of each record; none named = all.
+func only(records []results.Record, metrics []string) error {
+	if len(metrics) == 0 {
+		return nil
+	}
+	var have []string
+	for i := range records {
+		for _, m := range records[i].Metrics {
+			if !slices.Contains(have, m.Name) {
+				have = append(have, m.Name)
+			}
+		}
+		records[i].Metrics = slices.DeleteFunc(records[i].Metrics, func(m results.Metric) bool { return !slices.Contains(metrics, m.Name) })
+	}
+	for _, m := range metrics {
+		if !slices.Contains(have, m) {
+			return fault.New(fault.NotFound, fmt.Sprintf("the results have no metric %q", m), scenario.Suggest(m, have))
+		}
+	}
+	return nil
+}
+
+func (t *tool) report(paths []string, file string, metrics []string, curves bool) error {
 	p, err := t.app.Printer()
 	if err != nil {
 		return err
@@ -78,6 +106,9 @@ func (t *tool) report(paths []string, file string, curves bool) error {
 	page.Versions = slices.Compact(page.Versions)
 	if len(page.Records) == 0 {
 		return fault.New(fault.NotFound, "there are no results in "+strings.Join(paths, ", "), "the same sweep goes on where it stopped")
+	}
+	if err := only(page.Records, metrics); err != nil {
+		return err
 	}
 	if file == "" {
 		groups := results.Summarize(page.Records)
@@ -164,65 +195,4 @@ func groupRecords(groups []results.Group) []groupRecord {
 		out = append(out, r)
 	}
 	return out
-}
-
-// summaryPage is the tables for a terminal: for each group of runs a row for
-// each metric, a column for each policy; "*" marks the best.
-func summaryPage(p *output.Printer, groups []results.Group) string {
-	var b strings.Builder
-	for i, g := range groups {
-		if i > 0 {
-			b.WriteByte('\n')
-		}
-		head := p.Style.Bold(g.Experiment)
-		if title := g.Title(); title != "" {
-			head += "  " + title
-		}
-		t := output.Table{Columns: []output.Column{{Title: "Metric"}, {Title: "Unit"}}}
-		least, most := -1, 0
-		for _, x := range g.Policies {
-			title := x.Name
-			if n := len(x.Failed); n > 0 {
-				title += fmt.Sprintf(" (%d failed)", n)
-			}
-			t.Columns = append(t.Columns, output.Column{Title: title, Right: true, Paint: paintBest})
-			if n := len(x.Records); n > 0 && (least < 0 || n < least) {
-				least = n
-			}
-			most = max(most, len(x.Records))
-		}
-		for _, m := range g.MetricNames() {
-			row := []string{m, ""}
-			for j := range g.Policies {
-				text := " "
-				if s, ok := g.Policies[j].Stat(m); ok {
-					row[1] = unit(s.Unit)
-					text = s.MeanText()
-					if s.Best {
-						text += " *"
-					} else if len(g.Policies) > 1 && s.Better != 0 {
-						text += "  "
-					}
-				}
-				row = append(row, text)
-			}
-			t.Rows = append(t.Rows, row)
-		}
-		seeds := plural(most, "seed")
-		if least != most {
-			seeds = fmt.Sprintf("%d to %d seeds", least, most)
-		}
-		fmt.Fprintf(&b, "%s  %s\n", head, p.Style.Dim(seeds))
-		for line := range strings.Lines(p.Grid(t, "  ")) {
-			b.WriteString(strings.TrimRight(line, " \n") + "\n") // the room for a mark
-		}
-	}
-	return b.String()
-}
-
-func paintBest(s output.Style, text string) string {
-	if strings.HasSuffix(text, " *") {
-		return s.Green(text)
-	}
-	return text
 }

@@ -57,6 +57,11 @@ func Scenario(groups []results.Group) (text string, runs int) {
 	fmt.Fprintf(&b, "experiment %s\npolicy %s\nseeds %s\n", groups[0].Experiment, strings.Join(policies, " "), Seeds(seeds))
 	runs = len(policies) * len(slices.Compact(slices.Sorted(slices.Values(seeds))))
 	for _, name := range slices.Sorted(maps.Keys(values)) {
+		// No value can be given by saying nothing only: it is the default.
+		values[name] = slices.DeleteFunc(values[name], func(v string) bool { return v == "" })
+		if len(values[name]) == 0 {
+			continue
+		}
 		word := "set"
 		if len(values[name]) > 1 {
 			word = "sweep"
@@ -79,7 +84,7 @@ func Rerun(r *results.Record, e simulations.Experiment) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "beam sim run %s --policy %s --seed %d", r.Experiment, r.Policy, r.Seed)
 	for _, name := range slices.Sorted(maps.Keys(r.Params)) {
-		if r.Params[name] != defaults[name] {
+		if r.Params[name] != "" && r.Params[name] != defaults[name] {
 			fmt.Fprintf(&b, " --set %s=%s", name, quoted(r.Params[name]))
 		}
 	}

@@ -32,6 +32,7 @@ type Page struct {
 const (
 	maxCharts = 240
 	maxFailed = 50
+	maxTraces = 3
 )
 
 // Write draws the page.
@@ -130,8 +131,10 @@ func (d *drawing) facts(groups []results.Group) {
 	fact("Seeds", esc(Seeds(seeds)))
 	fact("Policies", esc(strings.Join(unique(policies), ", ")))
 	fact("Commit", version)
-	if len(traces) > 0 {
-		fact("Traces", "SHA-256 "+esc(strings.Join(unique(traces), ", ")))
+	if traces = unique(traces); len(traces) > maxTraces {
+		fact("Traces", fmt.Sprintf("%d different ones, their SHA-256 are in the results", len(traces)))
+	} else if len(traces) > 0 {
+		fact("Traces", "SHA-256 "+esc(strings.Join(traces, ", ")))
 	}
 	if cost := d.cost(); cost != "" {
 		fact("Took", esc(cost))

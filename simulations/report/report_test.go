@@ -149,6 +149,18 @@ func TestScenarioMakesTheSameRuns(t *testing.T) {
 	}
 }
 
+// A parameter that is empty by default cannot be written down, and need not be.
+func TestScenarioLeavesOutWhatIsEmpty(t *testing.T) {
+	r := results.Record{Experiment: "e", Policy: "p", Seed: 1, Params: map[string]string{"list": "", "nodes": "3"}, Metrics: []results.Metric{{Name: "m"}}}
+	got, n := Scenario(results.Summarize([]results.Record{r}))
+	if got != "experiment e\npolicy p\nseeds 1\nset nodes 3\n" || n != 1 {
+		t.Errorf("%d runs from\n%s", n, got)
+	}
+	if got := Rerun(&r, nil); got != "beam sim run e --policy p --seed 1 --set nodes=3" {
+		t.Errorf("got %s", got)
+	}
+}
+
 func TestPageIsBounded(t *testing.T) {
 	var r []results.Record
 	for i := range 2 * maxCharts {

@@ -140,6 +140,11 @@ func TestSummarize(t *testing.T) {
 	if w, _ := groups[0].Policies[0].Stat("wait"); w.Best {
 		t.Error("the only policy is called the best")
 	}
+	alone := run("b", 1, "0.5", 2)
+	alone.Metrics = alone.Metrics[1:]
+	if w, _ := Summarize([]Record{run("a", 1, "0.5", 1), alone})[0].Policies[0].Stat("wait"); w.Best {
+		t.Error("the only policy that has a metric is called the best")
+	}
 }
 
 func TestNumber(t *testing.T) {

@@ -47,7 +47,8 @@ type Stat struct {
 	Mean       float64
 	// SD is the standard deviation of the values, with n-1; 0 for one value.
 	SD float64
-	// Best tells that no policy of the group has a better mean.
+	// Best tells that no policy of the group has a better mean, where there are
+	// several to choose from.
 	Best bool
 }
 
@@ -133,11 +134,12 @@ func differing(groups []Group, g *Group) []Setting {
 }
 
 func (g *Group) finish() {
-	best := map[string]float64{}
+	best, have := map[string]float64{}, map[string]int{}
 	for i := range g.Policies {
 		for j := range g.Policies[i].Metrics {
 			s := &g.Policies[i].Metrics[j]
 			s.Mean, s.SD = MeanSD(s.Values)
+			have[s.Name]++
 			if b, ok := best[s.Name]; !ok || float64(s.Better)*s.Mean > float64(s.Better)*b {
 				best[s.Name] = s.Mean
 			}
@@ -146,7 +148,7 @@ func (g *Group) finish() {
 	for i := range g.Policies {
 		for j := range g.Policies[i].Metrics {
 			s := &g.Policies[i].Metrics[j]
-			s.Best = s.Better != 0 && len(g.Policies) > 1 &&
+			s.Best = s.Better != 0 && have[s.Name] > 1 &&
 				math.Abs(s.Mean-best[s.Name]) <= 1e-12*math.Abs(s.Mean) // sums in another order are not worse
 		}
 	}
