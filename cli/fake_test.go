@@ -352,7 +352,7 @@ func (f *fakeNode) ListNodes(context.Context, *connect.Request[beammeshv1.ListNo
 
 func (f *fakeNode) Status(_ context.Context, req *connect.Request[beammeshv1.StatusRequest]) (*connect.Response[beammeshv1.StatusResponse], error) {
 	res := &beammeshv1.StatusResponse{
-		Node: nodes()[0], MeshId: "7f3k", Members: 3, Connected: 1, LedgerVoter: true, LedgerState: "voter", TasksOpen: 2, Containers: 2,
+		Node: nodes()[0], MeshId: "7f3k", Members: 3, Connected: 1, LedgerVoter: true, LedgerState: "voter", TasksOpen: 2, Containers: 2, Images: "2 ready, fetching image 1a2b3c4d: 57 %",
 		Counters: map[string]int64{"blocks.bytes_in": 1 << 20, "blocks.corrupt": 0},
 		Troubles: []*beammeshv1.Trouble{{Code: "clock_skew", Severity: "warning", Text: "the clock differs from box3's by 12 min", Hint: "switch time synchronisation on"}},
 	}

@@ -41,6 +41,7 @@ func (r *rawNodeFlags) add(c *cobra.Command) {
 	f.BoolVar(&r.NoGossip, "no-gossip", false, "do without gossip")
 	f.BoolVar(&r.NoMDNS, "no-mdns", false, "do without discovery on the local network")
 	f.BoolVar(&r.NoDHT, "no-dht", false, "do without the distributed index")
+	f.BoolVar(&r.NoPrefetch, "no-prefetch", false, "fetch images when a task wants them, not before")
 	f.StringSliceVar(&r.UpstreamDNS, "upstream-dns", nil, "name servers for containers (default: this machine's)")
 	f.StringVar(&r.LogLevel, "log-level", "", "debug, info, warn or error (default: info; warn on a terminal)")
 	f.IntVar(&r.readyFD, "ready-fd", -1, "write one line of JSON to this file descriptor when ready, and leave ~/.beam alone")

@@ -130,7 +130,8 @@ const (
 	ViaTicket    Via = "ticket"    // of which one redeemed the other's
 	ViaMember    Via = "member"    // another member named it
 	ViaMDNS      Via = "mdns"      // seen on the local network
-	ViaDirectory Via = "directory" // the directory named it, or led to it
+	ViaDirectory Via = "directory" // the directory's routing led to it
+	ViaLookup    Via = "lookup"    // the directory named it for a key
 )
 
 // EventType tells what happened to a member.

@@ -37,6 +37,7 @@ type Config struct {
 	NoGossip      bool
 	NoMDNS        bool
 	NoDHT         bool
+	NoPrefetch    bool // images come when a task wants them, not before
 	UpstreamDNS   []string
 	// BaseCache is a folder where bootstrapped base images are kept for every
 	// node of this machine; "" = in the data directory.

@@ -43,6 +43,7 @@ import (
 	"github.com/beammesh/beammesh/node/loopback"
 	"github.com/beammesh/beammesh/node/marketwire"
 	"github.com/beammesh/beammesh/node/owner"
+	"github.com/beammesh/beammesh/node/prefetch"
 	"github.com/beammesh/beammesh/node/service/call"
 	"github.com/beammesh/beammesh/node/tasks"
 	"github.com/beammesh/beammesh/node/worker"
@@ -80,10 +81,12 @@ type Node struct {
 	gpus    gpu.Inventory
 	images  *images
 	builder *build.Builder // nil with the engine
-	router  *tasks.Router
-	maps    *call.Service
-	api     *api.Server // TCP ports
-	inner   *api.Server // sockets in containers
+	// prefetch keeps images ready; nil with the engine, or switched off.
+	prefetch *prefetch.Prefetcher
+	router   *tasks.Router
+	maps     *call.Service
+	api      *api.Server // TCP ports
+	inner    *api.Server // sockets in containers
 
 	grpcAddr, httpAddr string
 
@@ -122,7 +125,7 @@ func New(ctx context.Context, cfg Config) (*Node, error) {
 	n.mesh, err = libp2p.New(ctx, libp2p.Config{
 		DataDir: n.dir("mesh"), Listen: cfg.Listen, Name: cfg.Name, Version: cfg.Version,
 		NoGossip: cfg.NoGossip, NoDirectory: cfg.NoDHT, NoMDNS: cfg.NoMDNS,
-		Clock: cfg.Faults.clock(), Interface: notTenant, Hello: n.adverts, Log: cfg.Log,
+		DialKnownOnly: cfg.Faults.KnownOnly, Clock: cfg.Faults.clock(), Interface: notTenant, Hello: n.adverts, Log: cfg.Log,
 	})
 	if err != nil {
 		return nil, err
@@ -266,6 +269,7 @@ func (n *Node) startRecords(context.Context) error {
 		}
 		return ""
 	}))
+	n.dialer.Handle(protoRevoked, n.tokens.serveRevoked)
 	if n.store, err = openTaskStore(n.dir("journal"), journal.Options{Logger: n.log}); err != nil {
 		return err
 	}
@@ -278,7 +282,7 @@ const topicRevocations = "revocations"
 
 func (n *Node) startMarket(context.Context) error {
 	a := n.adverts
-	a.signer, a.gossip, a.dir, a.deny = n.mesh, n.mesh, n.mesh, n.tokens.deny
+	a.signer, a.gossip, a.dir, a.deny, a.differs = n.mesh, n.mesh, n.mesh, n.tokens.deny, n.tokens.differs
 	n.links = link.New(n.mesh.PeerID(), n.dialer, n.deliver, n.log)
 	n.onClose(n.links.Close)
 	n.dialer.Handle(link.Protocol, n.links.Serve)
@@ -291,7 +295,12 @@ func (n *Node) startMarket(context.Context) error {
 		Journal: n.store, Log: n.log, Send: n.send, Publish: n.publishOffer, Discover: a.discover, NodeName: a.name,
 		Limits: n.cfg.limits(),
 	})
-	a.seen = func(ev market.AdvertSeen) { n.owner.Step(ev) }
+	a.seen = func(ev market.AdvertSeen) {
+		n.owner.Step(ev)
+		if n.prefetch != nil && ev.Advert.Node != scheduler.NodeID(n.mesh.PeerID()) {
+			n.prefetch.Heard(ev.Advert.Capacity.HotRoots)
+		}
+	}
 	n.onClose(func() error { n.owner.Close(); return nil })
 	n.router = &tasks.Router{Self: n.mesh.PeerID(), Dialer: n.dialer, Members: n.mesh, Owner: n.owner, Log: n.log}
 	n.dialer.Handle(tasks.Protocol, n.router.Serve)
@@ -333,7 +342,7 @@ func (n *Node) deliver(from mesh.PeerID, m *peerv1.MarketMessage) {
 		}
 		return
 	case *peerv1.MarketMessage_Advert:
-		n.adverts.take(from, m.GetAdvert(), scheduler.SourceDHT)
+		n.adverts.take(from, m.GetAdvert(), scheduler.SourceLookup)
 		return
 	}
 	d, err := marketwire.Decode(scheduler.NodeID(from), m)
@@ -394,7 +403,12 @@ func (n *Node) startRuntime(ctx context.Context) error {
 	n.dialer.Handle(worker.LeaseProtocol, n.worker.ServeLease)
 	n.dialer.Handle(worker.LogsProtocol, n.worker.ServeLogs)
 	n.adverts.set(n.worker.Advert())
-	n.builder, err = n.newBuilder(ctx)
+	if n.builder, err = n.newBuilder(ctx); err != nil {
+		return err
+	}
+	if !n.cfg.NoPrefetch {
+		n.prefetch, err = n.newPrefetcher()
+	}
 	return err
 }
 
@@ -464,8 +478,8 @@ func (n *Node) capacity(ctx context.Context) (scheduler.Capacity, error) {
 		return scheduler.Capacity{}, err
 	}
 	c := scheduler.Capacity{
-		Total:        scheduler.Resources{CPUMillis: n.cfg.cpuMillis(), MemoryMiB: n.cfg.memoryMiB(), DiskMiB: total},
-		DiskFloorMiB: n.cfg.DiskFloor >> 20, Isolation: []string{"trusted"}, Arch: goruntime.GOARCH,
+		Total:          scheduler.Resources{CPUMillis: n.cfg.cpuMillis(), MemoryMiB: n.cfg.memoryMiB(), DiskMiB: total},
+		BandwidthKiBps: n.puller.bandwidth(), DiskFloorMiB: n.cfg.DiskFloor >> 20, Isolation: []string{"trusted"}, Arch: goruntime.GOARCH,
 	}
 	c.Free = c.Total
 	c.Free.DiskMiB = min(free, total)
@@ -507,9 +521,13 @@ func (n *Node) startMesh(ctx context.Context) error {
 		n.spawn(n.worker.Run)
 		n.spawn(n.watchMachine)
 	}
+	if n.prefetch != nil {
+		n.spawn(n.prefetch.Run)
+	}
 	n.spawn(n.announce)
 	n.spawn(n.housekeep)
 	n.spawn(n.getDelegation)
+	n.spawn(func(ctx context.Context) { n.tokens.catchUp(ctx, n.dialer) })
 	return n.owner.Restore(ctx)
 }
 
@@ -540,6 +558,9 @@ func (n *Node) memberChanged(ev mesh.Event) {
 		}
 		if l, ok := n.ledger.(*remote.Ledger); ok && id == n.mesh.Founder() {
 			l.Nudge()
+		}
+		if n.prefetch != nil {
+			n.prefetch.Nudge()
 		}
 	case mesh.MemberDown:
 		n.adverts.drop(id)

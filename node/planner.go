@@ -72,7 +72,7 @@ func (p *planner) Plan(ctx context.Context, workspace, stubID string) (*owner.Pl
 	}
 	// The code is small: this node holds it, so that it is a source for every
 	// worker and the stub still runs when the node that took it is away.
-	if _, _, err := p.puller.Pull(ctx, []string{cfg.ObjectRoot}, holdersText(p.adverts, cfg.ObjectRoot)); err != nil {
+	if _, _, err := p.puller.Pull(ctx, nil, cfg.ObjectRoot, holdersText(p.adverts, cfg.ObjectRoot)); err != nil {
 		return nil, err
 	}
 	roots := make([]scheduler.Root, 0, len(img.Roots)+1)

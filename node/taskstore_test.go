@@ -91,6 +91,50 @@ func TestTaskStoreKeepsTasks(t *testing.T) {
 	}
 }
 
+// The attempts of attached tasks are not journalled; where they ran and when
+// they started is listed all the same, also in the node's next life.
+func TestTaskStoreListsWhereAttachedTasksRan(t *testing.T) {
+	dir := t.TempDir()
+	s := openStore(t, dir)
+	r := record("attached", []byte("args"))
+	r.Headless = false
+	cut := record("cut-off", []byte("args"))
+	cut.Headless = false
+	for _, r := range []owner.TaskRecord{r, cut} {
+		if err := s.Submitted(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	started := time.UnixMilli(r.CreatedUnixMicro/1000 + 1234)
+	e := owner.EndRecord{Status: owner.Complete, Outcome: []byte{}, StartedUnixMicro: started.UnixMicro(), EndedUnixMicro: time.Now().UnixMicro(),
+		Node: "node", Lease: "offer-1", Attempt: 3}
+	if err := s.Ended(t.Context(), "attached", e); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Ended(t.Context(), "cut-off", owner.EndRecord{Status: owner.Cancelled}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = openStore(t, dir)
+	l, err := s.List("ws", 10)
+	if err != nil || len(l) != 2 {
+		t.Fatalf("%d are listed, %v", len(l), err)
+	}
+	for _, st := range l {
+		if st.ID == "cut-off" {
+			if st.End == nil || st.End.Node != "" || st.End.StartedUnixMicro != 0 {
+				t.Errorf("one of which nothing is known ended as %+v", st.End)
+			}
+			continue
+		}
+		if st.End == nil || st.End.Node != "node" || st.End.Lease != "offer-1" || st.End.Attempt != 3 || st.End.StartedUnixMicro != started.UnixMicro() {
+			t.Errorf("listed with end %+v, want %+v", st.End, e)
+		}
+	}
+}
+
 // A damaged or missing blob is that task's trouble, not the node's.
 func TestTaskStoreDamage(t *testing.T) {
 	s := openStore(t, t.TempDir())

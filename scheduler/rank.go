@@ -48,8 +48,11 @@ const (
 	// Per step of FGD's score, of which there are 100 and 50 stand for no change.
 	weightFrag       = 5  // GPUs abound: like pack
 	weightFragScarce = 20 // less than scarceBelow of the view's GPUs is free
-	// assumedKiBps stands in for a bandwidth that was never measured.
-	assumedKiBps = 20 << 10
+	// assumedKiBps stands in for a bandwidth that was never measured: that of a
+	// wired network. Were it so slow that a base image (230 MiB) came to more
+	// than weightCrowd, the first containers of a stub would all go to the node
+	// that has the image. The first fetch corrects it.
+	assumedKiBps = 100 << 10
 )
 
 // Score says how good a node is for a demand; lower is better. All parts are

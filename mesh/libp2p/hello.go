@@ -64,10 +64,10 @@ func (m *Mesh) disconnected(c network.Conn) {
 		return
 	}
 	if !last {
-		m.spawn(func() { m.suspect(l.peer) })
+		m.spawn(func() { m.suspect(l) })
 		return
 	}
-	m.spawn(func() { m.lost(l.peer, "the connection broke") })
+	m.spawn(func() { m.lost(l, "the connection broke") })
 }
 
 // theirs is what a hello proved about the other side.
@@ -247,20 +247,25 @@ func (m *Mesh) welcome(l *link, t *theirs, g *peerv1.Greeting) error {
 		return errors.New("the connection closed during hello")
 	}
 	m.spawn(func() { m.keepAlive(l, p) })
+	m.spawn(func() { m.watchRefusal(l) })
 	addrs := decodeAddrs(t.hello.Addrs)
 	if l.dialer {
 		addrs = mergeAddrs([]string{l.conn.RemoteMultiaddr().String()}, addrs) // it worked from here
 	}
 	m.table.up(mesh.Member{ID: l.peer, Name: t.hello.Name, Tier: t.member.Tier, Connected: true, Path: mesh.PathDirect, Addrs: addrs,
 		RTT: t.rtt, ClockSkew: t.skew, Version: t.hello.Version, Features: t.hello.Features, BootID: t.hello.BootId, LastSeen: m.cfg.Clock(), Via: via})
+	m.table.holds(l.peer, t.member.NotAfter.Add(membership.Leeway))
 	if !m.gate.member(l.peer) {
 		// It broke between prove and up, when there was nobody to take down yet.
-		m.spawn(func() { m.lost(l.peer, "the connection broke") })
+		m.spawn(func() { m.lost(l, "the connection broke") })
 		return nil
 	}
 	m.dir.memberUp(mustPeer(l.peer), slices.Contains(t.hello.Features, featDirectory))
 	if slices.Contains(t.hello.Features, featRoot) {
 		m.certifyNow()
+	}
+	if l.dialer && !isTCP(l) && m.tcp != nil && slices.Contains(t.hello.Features, featTCP) {
+		m.spawn(func() { m.addTCP(l) })
 	}
 	m.log.Info("member connected", "peer", l.peer, "name", t.hello.Name, "addr", l.conn.RemoteMultiaddr(), "rtt", t.rtt, "skew", t.skew)
 	return nil

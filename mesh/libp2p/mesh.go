@@ -44,17 +44,18 @@ type Mesh struct {
 	wg     sync.WaitGroup
 	renew  chan struct{} // capacity 1: look at the certificates now
 
-	host    host.Host // bare: identify, ping, hello, join
-	gate    *gate     // everything else
-	ready   atomic.Bool
-	tcp     *beside // nil when switched off
-	quic    *beside
-	besides singleflight.Group
-	ifaces  ifaces
-	joins   chan struct{} // join requests being served
-	tickets *membership.Ledger
-	dir     directory
-	gossip  gossip
+	host     host.Host // bare: identify, ping, hello, join
+	gate     *gate     // everything else
+	ready    atomic.Bool
+	tcp      *beside // nil when switched off
+	quic     *beside
+	besides  singleflight.Group
+	ifaces   ifaces
+	joins    chan struct{} // join requests being served
+	canaries chan struct{} // peers that only QUIC reaches, being watched
+	tickets  *membership.Ledger
+	dir      directory
+	gossip   gossip
 
 	saving sync.Mutex // held while files of the membership are written
 
@@ -84,7 +85,7 @@ func New(_ context.Context, cfg Config) (_ *Mesh, err error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &Mesh{cfg: cfg, store: st, boot: rand.Text(), adopted: make(chan struct{}), renew: make(chan struct{}, 1), joins: make(chan struct{}, maxJoins),
+	m := &Mesh{cfg: cfg, store: st, boot: rand.Text(), adopted: make(chan struct{}), renew: make(chan struct{}, 1), joins: make(chan struct{}, maxJoins), canaries: make(chan struct{}, maxCanaries),
 		handlers: map[string]mesh.Handler{}, unanswered: map[string]time.Time{}}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	defer func() {

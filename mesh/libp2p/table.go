@@ -28,7 +28,8 @@ type table struct {
 // row is one known peer.
 type row struct {
 	m      mesh.Member
-	proven bool // showed a valid chain at least once, ever
+	proven bool      // showed a valid chain at least once, ever
+	until  time.Time // the certificate holds that it showed to this process
 
 	// Re-dialling, while not connected.
 	next    time.Time
@@ -99,6 +100,28 @@ func (t *table) up(m mesh.Member) {
 }
 
 const restarted = "the node restarted"
+
+// holds notes until when the certificate holds that a member showed.
+func (t *table) holds(id mesh.PeerID, until time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if r, ok := t.rows[id]; ok {
+		r.until = until
+	}
+}
+
+// speaks tells whether what id says to all is taken and passed on: it is a
+// member that this node has met. In a mesh too large to meet everybody it is
+// enough to have heard of it from a member.
+func (t *table) speaks(id mesh.PeerID, now time.Time) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if id == t.self.ID {
+		return true
+	}
+	r, ok := t.rows[id]
+	return ok && (r.m.Connected || now.Before(r.until) || len(t.rows) >= wantConnected)
+}
 
 // down marks a member disconnected; the first re-dial is due after minBackoff.
 func (t *table) down(id mesh.PeerID, reason string, now time.Time) {

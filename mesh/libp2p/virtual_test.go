@@ -59,6 +59,7 @@ func (a *air) node(t *testing.T, dir string, n int) (*Mesh, string) {
 	link := simnet.LinkSettings{BitsPerSecond: 100 * simlibp2p.OneMbps}
 	m, err := New(context.Background(), Config{DataDir: fmt.Sprint(dir, "/", n), Listen: []string{ip + ":8000"}, Name: fmt.Sprint("node", n),
 		NoTCP: true, NoMDNS: true, Log: slog.New(slog.NewTextHandler(testLog{t}, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		simulated:   true,
 		hostOptions: []golibp2p.Option{simlibp2p.QUICSimnet(a.sim, simnet.NodeBiDiLinkSettings{Downlink: link, Uplink: link})}})
 	if err != nil {
 		t.Fatal(err)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	beamv1 "github.com/beammesh/beammesh/proto/beammesh/v1"
+	"github.com/beammesh/beammesh/scheduler"
 	"github.com/beammesh/beammesh/scheduler/market"
 )
 
@@ -38,6 +39,9 @@ func (o *Owner) explainOfferLocked(a *beamv1.Attempt, id market.OfferID) {
 		if c.Node == e.Node {
 			v = "chosen"
 		}
+		if c.Node == e.Node && c.Source == scheduler.SourceLookup {
+			a.Notes = append(a.Notes, c.Name+" was found by DHT lookup of "+lookupKey(c.Class))
+		}
 		a.Candidates = append(a.Candidates, &beamv1.Candidate{NodeId: string(c.Node), NodeName: c.Name, Verdict: v,
 			Score: c.Score.Total, Terms: []string{c.Score.String()}, Source: string(c.Source)})
 	}
@@ -55,4 +59,12 @@ func (o *Owner) explainOfferLocked(a *beamv1.Attempt, id market.OfferID) {
 	for _, m := range e.History {
 		a.Notes = append(a.Notes, fmt.Sprintf("+%s %s", (m.At-e.Submitted).Round(1e6), m.Text))
 	}
+}
+
+// lookupKey names the key under which a node of a class is in the DHT.
+func lookupKey(class string) string {
+	if class == "" {
+		return "role/worker"
+	}
+	return "gpu/" + class
 }

@@ -294,7 +294,7 @@ func (o *Owner) Submit(ctx context.Context, r Request) (string, error) {
 	t := &task{
 		id: NewTaskID(string(o.cfg.Self)), workspace: r.Workspace, stubID: r.StubID, stubName: p.plan.StubName,
 		args: r.Args, format: r.Format, headless: r.Headless || cfg.Headless, callback: r.CallbackURL,
-		created: time.Now(), status: Pending, notify: r.Notify, answers: map[uint32]answer{}, done: make(chan struct{}),
+		created: time.Now(), status: Pending, notify: r.Notify, answers: map[uint32]answer{},
 	}
 	if t.callback == "" {
 		t.callback = cfg.CallbackURL
@@ -410,28 +410,6 @@ func (o *Owner) Forget(taskID string) {
 	o.mu.Unlock()
 	if !headless {
 		_ = o.Cancel(taskID, "the client went away")
-	}
-}
-
-// Wait returns when a task has ended, with its outcome.
-func (o *Owner) Wait(ctx context.Context, taskID string) (*beamv1.Outcome, error) {
-	o.mu.Lock()
-	t := o.tasks[taskID]
-	o.mu.Unlock()
-	if t == nil {
-		return o.storedOutcome(taskID)
-	}
-	select {
-	case <-t.done:
-		o.mu.Lock()
-		out, slim := t.outcome, t.slim
-		o.mu.Unlock()
-		if slim {
-			return o.storedOutcome(taskID)
-		}
-		return out, nil
-	case <-ctx.Done():
-		return nil, ctx.Err()
 	}
 }
 

@@ -468,7 +468,7 @@ func TestNobodyReads(t *testing.T) {
 func TestReaderKeepsTheMap(t *testing.T) {
 	b := newBench(t)
 	b.s.gap = 30 * time.Millisecond
-	c := newCalls("m", "ws", "stub", false, "", 10)
+	c := newCalls("m", "ws", "stub", false, "", 10, newShelf(""))
 	b.s.maps = map[string]*calls{"m": c}
 	c.expireAfter(time.Hour, func() { b.s.abandoned(c) })
 	if err := c.attach(0); err != nil {
@@ -482,7 +482,7 @@ func TestReaderKeepsTheMap(t *testing.T) {
 }
 
 func TestLogsAreBounded(t *testing.T) {
-	c := newCalls("m", "ws", "stub", false, "", 10)
+	c := newCalls("m", "ws", "stub", false, "", 10, newShelf(""))
 	c.expireAfter(time.Hour, func() {})
 	piece := bytes.Repeat([]byte("x"), 1<<20)
 	for range 20 { // nobody reads: what is too much is dropped
@@ -521,7 +521,7 @@ func TestLogsAreBounded(t *testing.T) {
 }
 
 func TestKeptEventsAreBounded(t *testing.T) {
-	c := newCalls("m", "ws", "stub", false, "", 1000)
+	c := newCalls("m", "ws", "stub", false, "", 1000, newShelf(t.TempDir()))
 	c.expireAfter(time.Hour, func() {})
 	items := make([][]byte, 100)
 	if _, _, err := c.take(0, items, true); err != nil {

@@ -70,6 +70,7 @@ type StatusResponse struct {
 	TasksOpen     uint32                 `protobuf:"varint,8,opt,name=tasks_open,json=tasksOpen,proto3" json:"tasks_open,omitempty"`
 	Containers    uint32                 `protobuf:"varint,9,opt,name=containers,proto3" json:"containers,omitempty"`
 	Counters      map[string]int64       `protobuf:"bytes,10,rep,name=counters,proto3" json:"counters,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"` // "blocks.bytes_in", "blocks.corrupt", …
+	Images        string                 `protobuf:"bytes,11,opt,name=images,proto3" json:"images,omitempty"`                                                                                // of what is fetched ahead: "2 ready, fetching the base image: 57 %"; "" where nothing runs
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -172,6 +173,13 @@ func (x *StatusResponse) GetCounters() map[string]int64 {
 		return x.Counters
 	}
 	return nil
+}
+
+func (x *StatusResponse) GetImages() string {
+	if x != nil {
+		return x.Images
+	}
+	return ""
 }
 
 // Trouble is a long-lived condition that someone should look at.
@@ -1189,8 +1197,9 @@ type TaskInfo struct {
 	StartedAt     *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
 	EndedAt       *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=ended_at,json=endedAt,proto3" json:"ended_at,omitempty"`
 	Headless      bool                   `protobuf:"varint,15,opt,name=headless,proto3" json:"headless,omitempty"`
-	Waiting       string                 `protobuf:"bytes,16,opt,name=waiting,proto3" json:"waiting,omitempty"` // why it waits, for people
-	Outcome       *Outcome               `protobuf:"bytes,17,opt,name=outcome,proto3" json:"outcome,omitempty"` // set when ended; without the result bytes in lists
+	Waiting       string                 `protobuf:"bytes,16,opt,name=waiting,proto3" json:"waiting,omitempty"`    // why it waits, for people
+	Outcome       *Outcome               `protobuf:"bytes,17,opt,name=outcome,proto3" json:"outcome,omitempty"`    // set when ended; without the result bytes in lists
+	Accepted      uint32                 `protobuf:"varint,18,opt,name=accepted,proto3" json:"accepted,omitempty"` // results that its owner took, since the owner's start: 0 or 1 while the promise holds
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1342,6 +1351,13 @@ func (x *TaskInfo) GetOutcome() *Outcome {
 		return x.Outcome
 	}
 	return nil
+}
+
+func (x *TaskInfo) GetAccepted() uint32 {
+	if x != nil {
+		return x.Accepted
+	}
+	return 0
 }
 
 type ListTasksRequest struct {
@@ -1625,7 +1641,7 @@ var File_beammesh_v1_node_proto protoreflect.FileDescriptor
 const file_beammesh_v1_node_proto_rawDesc = "" +
 	"\n" +
 	"\x16beammesh/v1/node.proto\x12\vbeammesh.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19beammesh/v1/outcome.proto\x1a\x16beammesh/v1/call.proto\"\x0f\n" +
-	"\rStatusRequest\"\xc7\x03\n" +
+	"\rStatusRequest\"\xdf\x03\n" +
 	"\x0eStatusResponse\x12)\n" +
 	"\x04node\x18\x01 \x01(\v2\x15.beammesh.v1.NodeInfoR\x04node\x12\x17\n" +
 	"\amesh_id\x18\x02 \x01(\tR\x06meshId\x12\x18\n" +
@@ -1640,7 +1656,8 @@ const file_beammesh_v1_node_proto_rawDesc = "" +
 	"containers\x18\t \x01(\rR\n" +
 	"containers\x12E\n" +
 	"\bcounters\x18\n" +
-	" \x03(\v2).beammesh.v1.StatusResponse.CountersEntryR\bcounters\x1a;\n" +
+	" \x03(\v2).beammesh.v1.StatusResponse.CountersEntryR\bcounters\x12\x16\n" +
+	"\x06images\x18\v \x01(\tR\x06images\x1a;\n" +
 	"\rCountersEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"a\n" +
@@ -1722,7 +1739,7 @@ const file_beammesh_v1_node_proto_rawDesc = "" +
 	"\x05terms\x18\x06 \x03(\tR\x05terms\x12\x16\n" +
 	"\x06source\x18\a \x01(\tR\x06source\")\n" +
 	"\x0eGetTaskRequest\x12\x17\n" +
-	"\atask_id\x18\x01 \x01(\tR\x06taskId\"\xcb\x04\n" +
+	"\atask_id\x18\x01 \x01(\tR\x06taskId\"\xe7\x04\n" +
 	"\bTaskInfo\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06status\x18\x02 \x01(\tR\x06status\x12\x17\n" +
@@ -1744,7 +1761,8 @@ const file_beammesh_v1_node_proto_rawDesc = "" +
 	"\bended_at\x18\x0e \x01(\v2\x1a.google.protobuf.TimestampR\aendedAt\x12\x1a\n" +
 	"\bheadless\x18\x0f \x01(\bR\bheadless\x12\x18\n" +
 	"\awaiting\x18\x10 \x01(\tR\awaiting\x12.\n" +
-	"\aoutcome\x18\x11 \x01(\v2\x14.beammesh.v1.OutcomeR\aoutcome\"@\n" +
+	"\aoutcome\x18\x11 \x01(\v2\x14.beammesh.v1.OutcomeR\aoutcome\x12\x1a\n" +
+	"\baccepted\x18\x12 \x01(\rR\baccepted\"@\n" +
 	"\x10ListTasksRequest\x12\x14\n" +
 	"\x05limit\x18\x01 \x01(\rR\x05limit\x12\x16\n" +
 	"\x06status\x18\x02 \x01(\tR\x06status\"e\n" +
