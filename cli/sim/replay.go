@@ -39,7 +39,6 @@ type change struct {
 	add        []string
 	remove     []string
 	policy     string
-	askWidth   int
 	oneMachine bool
 	cores      int
 	out        string

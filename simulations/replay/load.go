@@ -106,7 +106,6 @@ func (l *Load) addCalls(j *Journal) {
 	}
 	stubs := map[string]int{} // by machine
 	calls := map[replicas.CallID]*open{}
-	var order []*open
 	for k := range j.Records {
 		r := &j.Records[k]
 		at := j.at(r)
@@ -130,7 +129,6 @@ func (l *Load) addCalls(j *Journal) {
 			}
 			o := &open{call: c, begun: -1}
 			calls[e.Call.ID] = o
-			order = append(order, o)
 		case replicas.Begun:
 			if o := calls[e.Call]; o != nil {
 				o.begun = at
