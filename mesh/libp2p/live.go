@@ -224,6 +224,12 @@ func (m *Mesh) saveTable() error {
 	if err == nil {
 		err = m.store.write(fileMembers, b)
 	}
+	if err == nil {
+		b, err = m.table.marshalLeft(m.cfg.Clock())
+	}
+	if err == nil {
+		err = m.store.write(fileLeft, b)
+	}
 	if err != nil {
 		return fmt.Errorf("store members: %w", err)
 	}

@@ -270,11 +270,11 @@ func (m *Mesh) suspect(broken *link) {
 // that fails or is refused the member is down.
 func (m *Mesh) lost(l *link, reason string) {
 	p := l.peer
-	if known, ok := m.table.get(p); !ok || !known.Connected {
+	if known, ok := m.table.get(p); !ok || !known.Connected || m.hasLeft() {
 		return
 	}
 	err := errRefused
-	if !m.gate.refused(l) {
+	if !m.gate.refused(l) && !m.table.isLeaving(p) {
 		err = m.lives([]*link{l}, func(ctx context.Context) error { return m.dial(ctx, p) })
 	}
 	if m.ctx.Err() != nil || m.gate.member(p) {
