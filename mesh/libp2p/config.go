@@ -10,6 +10,7 @@ import (
 	"time"
 
 	golibp2p "github.com/libp2p/go-libp2p"
+	pubsub "github.com/libp2p/go-libp2p-pubsub"
 
 	"github.com/beammesh/beammesh/mesh"
 )
@@ -45,7 +46,8 @@ type Config struct {
 	// Mesh.Expel for peers that are connected.
 	Deny func(mesh.PeerID) (reason string, denied bool)
 
-	// PingEvery is the time between liveness pings on a connection (2 s).
+	// PingEvery is the time between liveness pings on a connection (2 s), at
+	// most maxPingEvery.
 	PingEvery time.Duration
 	// SilentAfter without a pong, one re-dial is made; if that fails too
 	// the member is down (5.5 s; with PingEvery and RedialWait it stays under 8 s).
@@ -59,8 +61,13 @@ type Config struct {
 	// Log; nil discards.
 	Log *slog.Logger
 
-	// host options of a test, such as a simulated network under QUIC
-	hostOptions []golibp2p.Option
+	// WantConnected is how many members a node connects to by itself (256).
+	// Connections that others open, and those that work needs, come on top.
+	WantConnected int
+	// HostOptions and GossipOptions are added to this package's own: a simulated
+	// network below QUIC, a tracer. See mesh/libp2p/virtual.
+	HostOptions   []golibp2p.Option
+	GossipOptions []pubsub.Option
 }
 
 // Invitation says what a ticket grants.
@@ -112,6 +119,12 @@ func (c Config) complete() (Config, error) {
 	def(&c.PingEvery, 2*time.Second)
 	def(&c.SilentAfter, 5500*time.Millisecond)
 	def(&c.RedialWait, 800*time.Millisecond)
+	if c.PingEvery > maxPingEvery {
+		return c, fmt.Errorf("mesh config: a ping every %v, at most every %v", c.PingEvery, maxPingEvery)
+	}
+	if c.WantConnected <= 0 {
+		c.WantConnected = wantConnected
+	}
 	if c.Clock == nil {
 		c.Clock = time.Now
 	}
@@ -120,6 +133,10 @@ func (c Config) complete() (Config, error) {
 	}
 	return c, nil
 }
+
+// maxPingEvery stays clear of the 10 s after which the answering side of libp2p's
+// ping resets a stream on which nothing came.
+const maxPingEvery = 8 * time.Second
 
 // Bounds on what a peer's hello may carry; more is refused, not cut.
 const (
