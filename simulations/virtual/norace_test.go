@@ -1,0 +1,8 @@
+//go:build !race
+
+package virtual_test
+
+const (
+	defaultNodes = 24
+	topicNodes   = 16
+)
