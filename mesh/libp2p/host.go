@@ -228,8 +228,10 @@ func (c *ifaces) blocked(use func(net.Interface) bool, own []netip.Addr) map[net
 			}
 		}
 	}
-	for _, ip := range own { // of no interface after all: looked for once, not at every question
-		barred[ip] = barred[ip]
+	for _, ip := range own {
+		if _, known := barred[ip]; !known {
+			barred[ip] = false // of no interface after all: looked for once, not at every question
+		}
 	}
 	c.barred, c.at = barred, time.Now()
 	return barred

@@ -182,7 +182,7 @@ func (n *Node) ownerLocked(a market.OwnerAction) {
 	case market.Infeasible:
 		n.w.infeasible(a)
 	case market.Orphan:
-		n.w.wg.Go(func() { n.stepOwner(market.Disown{Lease: a.Lease, Node: a.Node}) })
+		n.w.wg.Go(func() { n.stepOwner(market.Disown(a)) })
 	}
 }
 

@@ -2,7 +2,4 @@
 
 package virtual_test
 
-const (
-	defaultNodes = 24
-	topicNodes   = 16
-)
+const defaultNodes = 24

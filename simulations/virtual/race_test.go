@@ -2,8 +2,5 @@
 
 package virtual_test
 
-// The race detector makes hosts ten times as expensive: nine at most.
-const (
-	defaultNodes = 8
-	topicNodes   = 3
-)
+// defaultNodes is few: the race detector makes hosts ten times as expensive.
+const defaultNodes = 8

@@ -3,7 +3,6 @@ package virtual_test
 import (
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -147,67 +146,4 @@ func connected(m *libp2p.Mesh) (n int) {
 		}
 	}
 	return n
-}
-
-// A message that everybody is to hear costs seven frames per node on gossipsub's
-// overlay: why an offer is asked of a few nodes and not flooded to all.
-func TestFloodCostsSevenFramesPerNode(t *testing.T) {
-	const topic, floods = "offers", 5
-	dir := t.TempDir()
-	synctest.Test(t, func(t *testing.T) {
-		var frames virtual.Frames
-		n := newNetwork()
-		cfgs := attached(n, dir, floodNodes, libp2p.Config{NoDirectory: true, WantConnected: 1})
-		for i, c := range cfgs {
-			cfgs[i] = frames.Watch(c)
-		}
-		ms, err := virtual.Boot(t.Context(), cfgs, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		// Six dials each, the first along a ring.
-		rng := rand.New(rand.NewPCG(1, 2))
-		var pairs [][2]int
-		for i := range ms {
-			pairs = append(pairs, [2]int{i, (i + 1) % len(ms)})
-			for range 5 {
-				if j := rng.IntN(len(ms)); j != i {
-					pairs = append(pairs, [2]int{i, j})
-				}
-			}
-		}
-		var mu sync.Mutex
-		heard := 0
-		for _, m := range ms {
-			if _, err := m.Subscribe(topic, func(mesh.PeerID, []byte) {
-				mu.Lock()
-				defer mu.Unlock()
-				heard++
-			}); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if err := virtual.Meet(t.Context(), ms, pairs); err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(5 * time.Second) // until the overlay is built
-		before := frames.Of(topic)
-		for i := range floods {
-			if err := ms[i*len(ms)/floods].Publish(t.Context(), topic, make([]byte, 300)); err != nil {
-				t.Fatal(err)
-			}
-			time.Sleep(2 * time.Second)
-		}
-		mu.Lock()
-		if want := floods * (len(ms) - 1); heard != want {
-			t.Errorf("heard %d times, want %d", heard, want)
-		}
-		mu.Unlock()
-		perNode := float64(frames.Of(topic)-before) / floods / float64(len(ms))
-		t.Logf("%d nodes: %.2f frames per node and message", len(ms), perNode)
-		if off := perNode/wantFrames - 1; off < -0.1 || off > 0.1 {
-			t.Errorf("%.2f frames per node and message, want %v within 10 %%", perNode, wantFrames)
-		}
-		end(t, n, ms)
-	})
 }

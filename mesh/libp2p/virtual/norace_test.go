@@ -1,8 +1,0 @@
-//go:build !race
-
-package virtual_test
-
-const (
-	floodNodes = 100
-	wantFrames = 7.0
-)
