@@ -161,7 +161,7 @@ func (m *Mesh) keepConnected() {
 	wake := time.NewTimer(0)
 	defer wake.Stop()
 	for {
-		dials, next := m.table.due(m.cfg.Clock(), cap(room)-len(room))
+		dials, next := m.table.due(m.cfg.Clock(), cap(room)-len(room), m.cfg.WantConnected)
 		for _, k := range dials {
 			room <- struct{}{} // due gave at most what is free
 			m.spawn(func() {

@@ -334,6 +334,13 @@ func (m *Mesh) Self() mesh.Member {
 	return s
 }
 
+// Learn tells of a member and its addresses (multiaddrs without its id), where
+// neither ticket, member nor discovery did. It is dialled when needed, or by
+// itself while fewer than Config.WantConnected are.
+func (m *Mesh) Learn(id mesh.PeerID, addrs []string) {
+	m.table.learn(id, "", "", addrs, mesh.ViaUnknown, m.cfg.Clock())
+}
+
 // Members is mesh.Members'.
 func (m *Mesh) Members() []mesh.Member { return m.table.list() }
 

@@ -164,7 +164,7 @@ func (m *Mesh) addTCP(l *link) {
 // watchRefusal finds out whether a refusal at a proven link's address would mean
 // anything, and then, as long as only QUIC reaches the peer, asks for one.
 func (m *Mesh) watchRefusal(l *link) {
-	if m.cfg.simulated {
+	if m.cfg.Simulated {
 		return
 	}
 	ctx, cancel := context.WithCancel(m.ctx)

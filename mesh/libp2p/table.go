@@ -52,7 +52,7 @@ const (
 	forgetMember  = 30 * 24 * time.Hour
 	dialsAtOnce   = 8
 	retryPause    = 5 * time.Second
-	wantConnected = 256 // members a node connects to by itself
+	wantConnected = 256 // default of Config.WantConnected
 )
 
 func newTable(self mesh.Member) *table {
@@ -265,14 +265,15 @@ func (t *table) proveAll() {
 	}
 }
 
-// due picks members to dial now and says when the next one is due.
-func (t *table) due(now time.Time, room int) (dial []mesh.Member, next time.Time) {
+// due picks members to dial now, fewer when want are connected already, and says
+// when the next one is due.
+func (t *table) due(now time.Time, room, want int) (dial []mesh.Member, next time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	connected := 0
+	have := 0 // a dial under way counts: what hello brings comes before its end
 	for _, r := range t.rows {
-		if r.m.Connected {
-			connected++
+		if r.m.Connected || r.dialing {
+			have++
 		}
 	}
 	for id, r := range t.rows {
@@ -283,11 +284,12 @@ func (t *table) due(now time.Time, room int) (dial []mesh.Member, next time.Time
 			delete(t.rows, id)
 			continue
 		}
-		if connected >= wantConnected {
+		if have >= want {
 			continue
 		}
 		if !r.next.After(now) && len(dial) < room {
 			r.dialing = true
+			have++
 			dial = append(dial, clone(r.m))
 			continue
 		}
