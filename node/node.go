@@ -197,6 +197,7 @@ func (n *Node) startContent(context.Context) error {
 	}
 	n.onClose(n.blocks.Close)
 	n.fetcher = exchange.NewFetcher(n.blocks, blockOpener{n.dialer}, exchange.FetcherOptions{Log: n.log})
+	n.onClose(n.fetcher.Close)
 	n.serving = exchange.NewServer(n.cfg.Faults.blocks(n.blocks, n.log), exchange.ServerOptions{Log: n.log})
 	n.dialer.Handle(content.BlockProtocol, func(ctx context.Context, s mesh.Stream) {
 		if err := n.serving.Serve(ctx, string(s.Peer()), abortive{s}); err != nil {

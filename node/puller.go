@@ -83,16 +83,18 @@ func (p *puller) pull(ctx context.Context, root string, sources []string, fetch 
 		return 0, nil, fault.Wrap(fault.Invalid, err, "root "+root+" is not a CID", "")
 	}
 	p.store.Use(c)() // marks it as used now
-	if lack, err := tree.Missing(ctx, p.store, c); err == nil && lack.Complete() {
+	lack, err := tree.Missing(ctx, p.store, c)
+	whole := err == nil && lack.Complete()
+	if whole && p.store.Listed(c) {
 		return 0, nil, nil
 	}
 	others := slices.DeleteFunc(slices.Clone(sources), func(s string) bool { return s == string(p.self) })
-	for _, id := range p.find(ctx, root) {
-		if !slices.Contains(others, string(id)) && id != p.self {
-			others = append(others, string(id))
-		}
+	// One that is whole and not on the list is about to get there, or a kill came
+	// before: the fetch has nothing to do but that, so nobody is looked for.
+	if !whole {
+		others = p.addHolders(ctx, root, others)
 	}
-	if len(others) == 0 {
+	if !whole && len(others) == 0 {
 		return 0, nil, fault.New(fault.NotFound, "no reachable node holds "+root, "start the node that built the image or took the code")
 	}
 	res, err := fetch(ctx, c, others, progress)
@@ -108,6 +110,16 @@ func (p *puller) pull(ctx context.Context, root string, sources []string, fetch 
 		return res.Bytes, from, fmt.Errorf("pull %s: %w", root, err)
 	}
 	return res.Bytes, from, nil
+}
+
+// addHolders adds who may hold a root to its sources.
+func (p *puller) addHolders(ctx context.Context, root string, others []string) []string {
+	for _, id := range p.find(ctx, root) {
+		if !slices.Contains(others, string(id)) && id != p.self {
+			others = append(others, string(id))
+		}
+	}
+	return others
 }
 
 // measure takes a fetch into the average of how fast they are: a quarter each,

@@ -222,6 +222,15 @@ func (s *Store) Use(root content.Root) (release func()) {
 	})
 }
 
+// Listed tells whether root is on the list of complete trees.
+func (s *Store) Listed(root content.Root) bool {
+	r := &s.roots
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_, ok := r.used[root]
+	return ok
+}
+
 // Roots lists the complete trees, most recently used first.
 func (s *Store) Roots() []content.Root {
 	r := &s.roots

@@ -9,6 +9,7 @@
 //
 //	f := exchange.NewFetcher(store, opener, exchange.FetcherOptions{})
 //	res, err := f.Fetch(ctx, root, []string{"peerA", "peerB"}, progress)
+//	f.Close() // at the end: waits until what was fetched is committed
 //
 // Each block is verified by its hash before it is stored. What was stored
 // stays when a fetch fails, so the next one goes on from there, and a node

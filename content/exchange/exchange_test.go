@@ -160,9 +160,6 @@ func TestFetch(t *testing.T) {
 	if want := int64(seed.Len()); res.Blocks != want || res.Sources["seed"].Blocks != want {
 		t.Errorf("%d blocks fetched, %d from the seed, want %d", res.Blocks, res.Sources["seed"].Blocks, want)
 	}
-	if got := store.Roots(); len(got) != 1 || got[0] != info.Root {
-		t.Errorf("roots = %v", got)
-	}
 	in, out := f.Metrics(), srv.Metrics()
 	if in.Peers["seed"].BytesIn != res.Bytes || out.Peers["fetcher"].BytesOut < res.Bytes {
 		t.Errorf("in %+v, out %+v, fetched %d", in.Total, out.Total, res.Bytes)
@@ -172,6 +169,10 @@ func TestFetch(t *testing.T) {
 	res, err = f.Fetch(limit(t), info.Root, nil, nil)
 	if err != nil || res.Blocks != 0 || res.Present != info.Bytes || m.streams("seed") != 1 {
 		t.Errorf("again: %+v, %v, %d streams", res, err, m.streams("seed"))
+	}
+	must(t, f.Close()) // it is committed behind the caller's back
+	if got := store.Roots(); len(got) != 1 || got[0] != info.Root {
+		t.Errorf("roots = %v", got)
 	}
 }
 

@@ -47,6 +47,7 @@ const (
 	maxSources = 64 // of one fetch; more are not looked at
 	maxRounds  = 3  // times that damage found on our own disk is mended in one fetch
 	prefetches = 2  // at once; they have slots of their own, as they may stand back for long
+	maxBehind  = 64 // commits under way that nobody waits for; with more, fetches wait for theirs
 )
 
 // Fetcher fetches trees into a store. A fetch takes about 2 MiB of buffers per
@@ -59,7 +60,11 @@ type Fetcher struct {
 	slots chan struct{} // one token per running fetch
 	back  chan struct{} // likewise, of those that began as a Prefetch
 
+	behind chan struct{}  // one token per commit that nobody waits for
+	ends   sync.WaitGroup // of flights and their commits
+
 	mu      sync.Mutex
+	closed  bool
 	flights map[content.Root]*flight
 	running map[*flight]struct{} // also those that have no caller any more
 	// urgent counts the running flights that somebody waits for; while there
@@ -91,7 +96,7 @@ func NewFetcher(store content.Blocks, opener content.Opener, o FetcherOptions) *
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Fetcher{store: store, open: opener, o: o, slots: make(chan struct{}, o.Fetches), back: make(chan struct{}, prefetches),
+	return &Fetcher{store: store, open: opener, o: o, slots: make(chan struct{}, o.Fetches), back: make(chan struct{}, prefetches), behind: make(chan struct{}, maxBehind),
 		flights: map[content.Root]*flight{}, running: map[*flight]struct{}{}}
 }
 
@@ -116,13 +121,17 @@ type flight struct {
 	nextSub  int
 }
 
+// errClosed ends what runs at Close.
+var errClosed = errors.New("the fetcher is closed")
+
 // errUnwanted ends a flight whose callers have all gone.
 var errUnwanted = errors.New("nobody waits for it any more")
 
-// Fetch brings all blocks of root into the store and commits it. Calls for the
-// same root join: sources of later calls are added, and the work ends when the
-// last caller has given up. Without anything missing it returns at once and
-// asks nobody.
+// Fetch brings all blocks of root into the store. They are committed after it
+// returned: whoever waits for a tree need not wait for the disk, and after a
+// power cut what is torn is missing. Calls for the same root join: sources of
+// later calls are added, and the work ends when the last caller has given up.
+// Without anything missing it returns at once and asks nobody.
 //
 // The error is content.ErrNotFound when no source has all of it, ErrDiskFull,
 // ErrMalformed, the context's, or tells why each source was given up.
@@ -140,6 +149,9 @@ func (f *Fetcher) Prefetch(ctx context.Context, root content.Root, sources []str
 func (f *Fetcher) fetch(ctx context.Context, root content.Root, sources []string, progress content.Progress, urgent bool) (Result, error) {
 	for {
 		fl, joined := f.join(ctx, root, sources, urgent)
+		if fl == nil {
+			return Result{}, fmt.Errorf("fetch %s: %w", root, errClosed)
+		}
 		sub := fl.subscribe(progress)
 		select {
 		case <-fl.done:
@@ -155,10 +167,13 @@ func (f *Fetcher) fetch(ctx context.Context, root content.Root, sources []string
 	}
 }
 
-// join finds the running flight of root or starts one.
+// join finds the running flight of root or starts one; nil after Close.
 func (f *Fetcher) join(ctx context.Context, root content.Root, sources []string, urgent bool) (fl *flight, joined bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.closed {
+		return nil, false
+	}
 	if fl, ok := f.flights[root]; ok {
 		fl.waiters++
 		if urgent {
@@ -178,17 +193,57 @@ func (f *Fetcher) join(ctx context.Context, root content.Root, sources []string,
 	if urgent {
 		f.hurryLocked(fl)
 	}
-	go func() {
-		defer close(fl.done)
+	f.ends.Go(func() {
 		defer cancel(nil)
+		// Until it is committed the collector must not take it.
+		if h, ok := f.store.(content.Holder); ok {
+			defer h.Hold()()
+		}
 		start := time.Now()
 		fl.err = f.run(fctx, fl)
 		fl.swarm.close()
 		fl.res = fl.swarm.result()
 		fl.res.Duration = time.Since(start)
 		f.forget(fl)
-	}()
+		f.commit(context.WithoutCancel(fctx), fl)
+	})
 	return fl, false
+}
+
+// commit tells the callers of a flight that it is over and commits its tree, in
+// this order unless very many commits are behind already.
+func (f *Fetcher) commit(ctx context.Context, fl *flight) {
+	c, ok := f.store.(content.Committer)
+	if !ok || fl.err != nil {
+		close(fl.done)
+		return
+	}
+	select {
+	case f.behind <- struct{}{}:
+		defer func() { <-f.behind }()
+		close(fl.done)
+		if err := c.Commit(ctx, fl.root); err != nil {
+			f.o.Log.Error("commit a tree that was fetched", "root", fl.root, "err", err)
+		}
+	default:
+		if err := c.Commit(ctx, fl.root); err != nil {
+			fl.err = fmt.Errorf("fetch %s: %w", fl.root, err)
+		}
+		close(fl.done)
+	}
+}
+
+// Close ends the fetches that run, refuses new ones and waits for the commits
+// under way. May be called twice.
+func (f *Fetcher) Close() error {
+	f.mu.Lock()
+	f.closed = true
+	for fl := range f.running {
+		fl.cancel(errClosed)
+	}
+	f.mu.Unlock()
+	f.ends.Wait()
+	return nil
 }
 
 // hurryLocked notes that somebody waits for a flight.
@@ -287,20 +342,12 @@ func (f *Fetcher) run(ctx context.Context, fl *flight) error {
 		return err
 	}
 	defer leave()
-	if h, ok := f.store.(content.Holder); ok {
-		defer h.Hold()()
-	}
 	fl.swarm.start(ctx)
 	for range maxRounds {
 		// A block of ours that turns out damaged when it is read is missing
 		// from then on: another round brings it.
 		if err = f.round(ctx, fl); err == nil || !errors.Is(err, errDamaged) {
 			break
-		}
-	}
-	if err == nil {
-		if c, ok := f.store.(content.Committer); ok {
-			err = c.Commit(ctx, fl.root)
 		}
 	}
 	if err != nil {
