@@ -26,6 +26,9 @@ const (
 	maxAdvertRoots = 8
 	// signatureRoom is what a signature and its envelope add to an advert.
 	signatureRoom = 80
+	// heardLately is how long a node counts that says nothing: in a large mesh
+	// some are only heard in a sample.
+	heardLately = 10 * time.Minute
 	// maxAdverts bounds the view that is kept and handed on.
 	maxAdverts = 4096
 	// maxView bounds what one hello carries.
@@ -79,6 +82,7 @@ const maxRevocationBytes = 48 << 10
 type known struct {
 	advert scheduler.Advert
 	signed *peerv1.SignedAdvert
+	heard  time.Time
 }
 
 func newAdverts(self mesh.PeerID, log *slog.Logger) *adverts {
@@ -108,7 +112,7 @@ func (a *adverts) set(ad scheduler.Advert) {
 	}
 	a.mu.Lock()
 	a.own = &peerv1.SignedAdvert{Advert: b, Signature: sig}
-	a.known[a.self] = known{ad, a.own}
+	a.known[a.self] = known{ad, a.own, time.Now()}
 	a.mu.Unlock()
 	select {
 	case a.change <- struct{}{}:
@@ -117,16 +121,37 @@ func (a *adverts) set(ad scheduler.Advert) {
 	a.seen(market.AdvertSeen{Advert: ad, Source: scheduler.SourceSelf})
 }
 
-// run gossips the own advert on change and as a heartbeat, until ctx ends.
+// run gossips the own advert on change and as a heartbeat, and hears those of
+// others, until ctx ends.
 func (a *adverts) run(ctx context.Context) {
-	beat := time.NewTicker(heartbeat)
+	every := heartbeat
+	beat := time.NewTicker(every)
 	defer beat.Stop()
 	pause := time.NewTimer(0)
 	defer pause.Stop()
+	ears := listener{gossip: a.gossip, heard: a.heard}
+	defer ears.close()
+	topics := advertTopics{self: scheduler.NodeID(a.self)}
+	say, nodes, planned := topicAdverts, 0, time.Time{}
 	for {
+		if time.Since(planned) >= replanEvery {
+			planned = time.Now()
+			var hear []string
+			if say, hear, nodes = a.plan(&topics); !a.mute {
+				if err := ears.hear(hear); err != nil && ctx.Err() == nil {
+					a.log.Warn("some adverts are not heard", "err", err)
+				}
+			}
+			if every = heartbeat; nodes > fewNodes {
+				every = heartbeatLarge
+			}
+			beat.Reset(every)
+		}
+		beats := false
 		select {
 		case <-a.change:
 		case <-beat.C:
+			beats = true
 		case <-ctx.Done():
 			return
 		}
@@ -134,13 +159,12 @@ func (a *adverts) run(ctx context.Context) {
 		own := a.own
 		a.mu.Unlock()
 		if own != nil {
-			if b, err := proto.Marshal(own); err == nil {
-				if err := a.gossip.Publish(ctx, topicAdverts, b); err != nil && ctx.Err() == nil {
-					a.log.Debug("gossip own advert", "err", err)
-				}
+			a.say(ctx, say, own)
+			if beats && say != topicAdverts && topics.sampled(nodes) {
+				a.say(ctx, topicAdverts, own)
 			}
 		}
-		beat.Reset(heartbeat) // what was just said needs no repeating
+		beat.Reset(every) // what was just said needs no repeating
 		pause.Reset(advertEvery)
 		select {
 		case <-pause.C:
@@ -148,6 +172,31 @@ func (a *adverts) run(ctx context.Context) {
 			return
 		}
 	}
+}
+
+func (a *adverts) say(ctx context.Context, topic string, own *peerv1.SignedAdvert) {
+	b, err := proto.Marshal(own)
+	if err == nil {
+		err = a.gossip.Publish(ctx, topic, b)
+	}
+	if err != nil && ctx.Err() == nil {
+		a.log.Debug("gossip own advert", "topic", topic, "err", err)
+	}
+}
+
+// plan asks topics about all nodes that were heard of lately.
+func (a *adverts) plan(topics *advertTopics) (say string, hear []string, nodes int) {
+	a.mu.Lock()
+	var all []scheduler.Advert
+	for _, k := range a.known {
+		if time.Since(k.heard) < heardLately || mesh.PeerID(k.advert.Node) == a.self {
+			all = append(all, k.advert)
+		}
+	}
+	own := a.known[a.self].advert
+	a.mu.Unlock()
+	say, hear = topics.plan(&own, all)
+	return say, hear, len(all)
 }
 
 // take checks an advert that from handed on and feeds it if it is news.
@@ -213,7 +262,7 @@ func (a *adverts) keep(from mesh.PeerID, ad scheduler.Advert, s *peerv1.SignedAd
 	news, is = a.isNewsLocked(from, ad)
 	if news {
 		id := mesh.PeerID(ad.Node)
-		a.known[id] = known{ad, s}
+		a.known[id] = known{ad, s, time.Now()}
 		if _, ok := a.names[id]; ad.Name != "" && (ok || len(a.names) < maxAdverts) {
 			a.names[id] = ad.Name
 		}

@@ -521,7 +521,7 @@ func (n *Node) startMesh(ctx context.Context) error {
 	unwatch := n.mesh.Watch(n.memberChanged)
 	n.onClose(func() error { unwatch(); return nil })
 	for topic, fn := range map[string]func(mesh.PeerID, []byte){
-		topicAdverts: n.adverts.heard, topicOffers: n.heardOffer, topicRevocations: n.tokens.heard, topicMix: n.mix.heard,
+		topicOffers: n.heardOffer, topicRevocations: n.tokens.heard, topicMix: n.mix.heard,
 	} {
 		if n.cfg.NoGossip {
 			break
