@@ -3,15 +3,17 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help build assets quick test bench demo dev lint generate setup clean
+.PHONY: help build assets quick test sim-mesh bench demo dev lint generate setup clean
 MAKEFLAGS += --no-print-directory
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 TESTSUM := .cache/bin/testsum
 
 # Packages that need neither root nor minutes of compiling.
-QUICK := ./cli ./cli/client ./cli/interrupt ./cli/output ./cli/python ./cli/sim \
-	$(patsubst %,./%/...,$(wildcard internal proto scheduler simulations tools))
+# simulations/virtual links libp2p.
+QUICK := ./cli ./cli/client ./cli/interrupt ./cli/output ./cli/python ./cli/sim ./simulations \
+	$(patsubst %,./%/...,$(wildcard internal proto scheduler tools) \
+	$(filter-out simulations/virtual,$(patsubst %/,%,$(wildcard simulations/*/))))
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 14
@@ -34,6 +36,11 @@ quick: $(TESTSUM) ## pure packages and the command line's goldens: no root, unde
 
 test: setup build $(TESTSUM) ## every test, with real containers: needs root or sudo
 	@$(TESTSUM)
+
+# GOMEMLIMIT trades processor time for memory near the end of the largest mesh.
+NODES ?= 1000
+sim-mesh: ## a mesh of NODES=1000 real libp2p hosts in virtual time: prints what it costs
+	@BEAM_SIM_MESH=$(NODES) GOMEMLIMIT=2800MiB go test -count 1 -timeout 60m -run '^TestMesh$$' -v ./simulations/virtual
 
 lint: setup $(TESTSUM) ## format, go vet, staticcheck
 	@$(TESTSUM) -groups lint

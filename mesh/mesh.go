@@ -148,6 +148,8 @@ type Event struct {
 	Type   EventType
 	Member Member
 	Reason string // for Down and Refused, for people
+	Hint   string // for Refused, when the peer refused us: what to do here
+	Left   bool   // for Down: it said that it leaves for good, and is no member any more
 }
 
 // Members is the live member list.

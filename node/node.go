@@ -93,6 +93,7 @@ type Node struct {
 	inner    *api.Server // sockets in containers
 
 	grpcAddr, httpAddr string
+	refusals           refusals // members that turn this node away
 
 	ctx      context.Context // of everything in the background
 	cancel   context.CancelCauseFunc
@@ -566,6 +567,7 @@ func (n *Node) memberChanged(ev mesh.Event) {
 	if id == n.mesh.PeerID() {
 		return
 	}
+	n.refusals.note(ev)
 	switch ev.Type {
 	case mesh.MemberUp:
 		n.owner.Step(market.NodeUp{Node: scheduler.NodeID(id)})
@@ -580,12 +582,12 @@ func (n *Node) memberChanged(ev mesh.Event) {
 		}
 	case mesh.MemberDown:
 		n.adverts.drop(id)
-		n.owner.Step(market.NodeDown{Node: scheduler.NodeID(id), Reason: ev.Reason})
+		n.owner.Step(market.NodeDown{Node: scheduler.NodeID(id), Reason: ev.Reason, Left: ev.Left})
 		if n.worker != nil {
 			n.worker.Step(market.OwnerDown{Peer: scheduler.NodeID(id)}, nil)
 		}
 	case mesh.MemberRefused:
-		n.log.Warn("a peer was refused", "peer", id, "reason", ev.Reason)
+		n.log.Warn("a peer was refused", "peer", id, "reason", ev.Reason, "hint", ev.Hint)
 	}
 }
 

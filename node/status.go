@@ -95,6 +95,7 @@ func (n *Node) Status() *beamv1.StatusResponse {
 		s.Troubles = append(s.Troubles, &beamv1.Trouble{Code: "founder_unreachable", Severity: "warning",
 			Text: "the founding node cannot be reached: known functions run, new ones cannot be registered", Hint: "start it again"})
 	}
+	s.Troubles = append(s.Troubles, n.refusals.troubles(n.adverts.name)...)
 	for _, note := range n.notes {
 		s.Troubles = append(s.Troubles, &beamv1.Trouble{Code: "note", Severity: "warning", Text: note})
 	}

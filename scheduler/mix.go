@@ -49,6 +49,7 @@ type Mix struct {
 
 type mixClass struct {
 	class  string
+	weight int64 // of its shapes
 	shares []mixShare
 }
 
@@ -73,7 +74,7 @@ func NewMix(ws []Weighted, limit int) *Mix {
 		switch d := &w.Demand; len(d.GPUs) {
 		case 0: // cannot use a GPU wherever it is: nothing to look up
 		case 1:
-			share := m.share(d.GPUs[0].Class, d.GPUMilli)
+			share := m.share(d.GPUs[0].Class, d.GPUMilli, w.Weight)
 			share.shapes = append(share.shapes, mixShape{d.CPUMillis, d.MemoryMiB, d.GPUs[0].Count, w.Weight})
 		default:
 			m.choices = append(m.choices, *w)
@@ -147,13 +148,14 @@ func anyFirst(class string) string {
 	return class
 }
 
-func (m *Mix) share(class string, milli int64) *mixShare {
+func (m *Mix) share(class string, milli, weight int64) *mixShare {
 	i := slices.IndexFunc(m.classes, func(c mixClass) bool { return c.class == class })
 	if i < 0 {
 		i = len(m.classes)
 		m.classes = append(m.classes, mixClass{class: class})
 	}
 	c := &m.classes[i]
+	c.weight += weight
 	j := slices.IndexFunc(c.shares, func(s mixShare) bool { return s.milli == milli })
 	if j < 0 {
 		j = len(c.shares)

@@ -211,7 +211,7 @@ func TestScoreIsTheLogisticFunction(t *testing.T) {
 func TestMixAllocatesNothing(t *testing.T) {
 	ws, c, d := benchMix()
 	m := NewMix(ws, MaxShapes)
-	if n := testing.AllocsPerRun(100, func() { m.Delta(&d, &c); m.Fragment(&c) }); n != 0 {
+	if n := testing.AllocsPerRun(100, func() { m.Delta(&d, &c); m.Fragment(&c); m.Fit(&d, &c); m.Room(&c) }); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
 }
@@ -296,6 +296,112 @@ func TestRecentMergesWhatPeersTell(t *testing.T) {
 	}
 }
 
+// roomBySentence is the definition, word by word.
+func roomBySentence(ws []Weighted, c *Capacity) (sum int64) {
+	for _, w := range ws {
+		d := w.Demand
+		if d.CPUMillis > c.Free.CPUMillis || d.MemoryMiB > c.Free.MemoryMiB {
+			continue
+		}
+		var most int64
+		for _, g := range d.GPUs {
+			var enough int
+			var reach, units int64
+			for _, dev := range c.Devices {
+				if gpu.Matches(g.Class, dev.Class) && dev.FreeMilli >= d.Milli() {
+					enough++
+					reach += dev.FreeMilli
+					units += dev.FreeMilli / d.Milli()
+				}
+			}
+			if enough < g.Count {
+				continue
+			}
+			count := int64(g.Count)
+			depth := units / count * count * d.Milli()
+			if need := units / count * d.CPUMillis; need > c.Free.CPUMillis {
+				depth = count * d.Milli() * c.Free.CPUMillis / d.CPUMillis
+			}
+			most = max(most, reach+depth)
+		}
+		sum += w.Weight * most
+	}
+	return sum
+}
+
+func TestRoomProperties(t *testing.T) {
+	for seed := range uint64(3000) {
+		rng := rand.New(rand.NewPCG(seed, 3))
+		ws, d, c := mixWorld(rng)
+		m := NewMix(ws, 100)
+		room := m.Room(&c)
+		if want := roomBySentence(ws, &c); room != want {
+			t.Fatalf("seed %d: room %d, want %d", seed, room, want)
+		}
+		if FitOf(&d, &c) != FitNow {
+			continue
+		}
+		rating, picks := m.Fit(&d, &c)
+		after := c.Clone()
+		after.Free.CPUMillis -= d.CPUMillis
+		after.Free.MemoryMiB -= d.MemoryMiB
+		var idle int64
+		for j := range after.Devices {
+			if picks.Has(j) {
+				after.Devices[j].FreeMilli -= d.Milli()
+			}
+			idle += after.Devices[j].FreeMilli
+		}
+		s := idleOf(&c)
+		if want := roomPull*(m.Room(&after)-room) - m.served(&s)*idle; rating != want {
+			t.Fatalf("seed %d: rating %d, want %d", seed, rating, want)
+		}
+		if m.Room(&after) > room {
+			t.Fatalf("seed %d: room grew from %d to %d", seed, room, m.Room(&after))
+		}
+		want := 0
+		if i := Choice(&d, &c); i >= 0 {
+			want = d.GPUs[i].Count
+		}
+		if picks.Len() != want {
+			t.Fatalf("seed %d: %d devices, want %d", seed, picks.Len(), want)
+		}
+	}
+}
+
+// FGD cannot tell these two nodes apart: one task fits on both, and all that is
+// idle is reachable. On one of them a second task fits too.
+func TestRoomSeesTheSecondTask(t *testing.T) {
+	m := NewMix([]Weighted{{Demand{CPUMillis: 8000, GPUs: want("any")}, 1}}, 1)
+	one, two := box(8, 64, "A10", "A10"), box(16, 64, "A10", "A10")
+	if m.Fragment(&one) != m.Fragment(&two) || m.Room(&one) >= m.Room(&two) {
+		t.Errorf("fragments %d and %d, room %d and %d", m.Fragment(&one), m.Fragment(&two), m.Room(&one), m.Room(&two))
+	}
+}
+
+func TestScarceShapesWeighMore(t *testing.T) {
+	a, b, c := box(8, 64, "A10"), box(8, 64, "G2", "G2", "G2"), box(8, 64)
+	ws := []Weighted{
+		{Demand{GPUs: want("any")}, 5}, {Demand{GPUs: want("A10")}, 5}, {Demand{GPUs: want("any:2")}, 3},
+		{Demand{GPUs: want("H100")}, 5}, {Demand{CPUMillis: 1000}, 5},
+	}
+	busy := b.Clone()
+	for i := range busy.Devices {
+		busy.Devices[i].FreeMilli = 0 // what is taken now comes back
+	}
+	var got []int64
+	for _, w := range Scarce(ws, []*Capacity{&a, &busy, &c}) {
+		got = append(got, w.Weight)
+	}
+	if want := []int64{5 * 64, 4 * 5 * 64, 4 * 3 * 64 / 3, 5 * 64, 5 * 64}; !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+	// More nodes than GPUs of a kind must not overflow.
+	if s := Scarce([]Weighted{{Demand{GPUs: want("A10")}, math.MaxInt64}}, []*Capacity{&a, &b}); s[0].Weight < 64*maxMixWeight {
+		t.Errorf("weight %d", s[0].Weight)
+	}
+}
+
 func benchMix() ([]Weighted, Capacity, Demand) {
 	var ws []Weighted
 	for i := range int64(MaxShapes) {
@@ -322,6 +428,14 @@ func BenchmarkMixDelta(b *testing.B) {
 				m.Delta(&d, &c)
 			}
 		})
+	}
+}
+
+func BenchmarkMixFit(b *testing.B) {
+	ws, c, d := benchMix()
+	m := NewMix(ws, MaxShapes)
+	for b.Loop() {
+		m.Fit(&d, &c)
 	}
 }
 

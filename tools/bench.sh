@@ -4,7 +4,7 @@
 # systems go into .cache/bench-venv.
 #
 #	tools/bench.sh                     everything
-#	tools/bench.sh --only compare      one section (also cold, idle, joining)
+#	tools/bench.sh --only compare      one section (also cold, idle, joining, replay)
 #	tools/bench.sh --rounds 9          more rounds
 set -eu
 cd "$(dirname "$0")/.."

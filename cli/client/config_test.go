@@ -1,6 +1,7 @@
 package client
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -61,6 +62,22 @@ func TestSaveLeavesNothingBehind(t *testing.T) {
 	entries, err := os.ReadDir(dir)
 	if err != nil || len(entries) != 1 {
 		t.Fatalf("left behind: %v, %v", entries, err)
+	}
+}
+
+func TestDeleteNode(t *testing.T) {
+	c := &Config{path: filepath.Join(t.TempDir(), "config.ini")}
+	for _, x := range []Context{{Name: "default", Token: "a", Host: "here"}, {Name: "same", Token: "b", Host: "here", Port: 1993},
+		{Name: "port", Token: "c", Host: "here", Port: 2000}, {Name: "lab", Token: "d", Host: "there", Port: 1993}} {
+		if err := c.Put(x); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := fmt.Sprint(c.DeleteNode("here", 1993)); got != "[default same]" {
+		t.Errorf("deleted %s", got)
+	}
+	if left := c.Contexts(); len(left) != 2 || left[0].Name != "lab" || left[1].Name != "port" {
+		t.Errorf("left are %v", left)
 	}
 }
 

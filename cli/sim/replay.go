@@ -29,6 +29,9 @@ fed the same events, decide the same; measures links and container starts; and
 simulates the recorded load with the scheduler of the nodes, once as it was and
 once with the changes asked for.
 
+With --fit the measurements come from another recording, which shows whether they
+hold for other work than their own.
+
 Give --from the data directory of every node that took or ran work. Where the
 nodes ran on one machine (beam dev up) say --one-machine: they shared its
 processors.`
@@ -36,6 +39,7 @@ processors.`
 // change is what a what-if question asks.
 type change struct {
 	from       []string
+	fit        []string
 	add        []string
 	remove     []string
 	policy     string
@@ -62,6 +66,7 @@ func (t *tool) replayCommand() *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.StringArrayVar(&c.from, "from", nil, "`folder` of a node's data or journal; may be repeated")
+	f.StringArrayVar(&c.fit, "fit", nil, "`folder` of other journals to measure links and starts in; may be repeated")
 	f.StringArrayVar(&c.remove, "remove", nil, "`node` to take away; may be repeated")
 	f.StringArrayVar(&c.add, "add", nil, "`GPUs` of a node to put in, such as 2xRTX4090, or none; may be repeated")
 	f.StringVar(&c.policy, "policy", "recorded", "how owners ask: recorded, first-bid (one node at a time), wide (eight)")
@@ -114,7 +119,13 @@ func (t *tool) replay(ctx context.Context, c change) error {
 	if c.oneMachine {
 		hostOf = func(string) string { return "machine" }
 	}
-	models := replay.Fit(js, c.cores, hostOf)
+	measured := js
+	if len(c.fit) > 0 {
+		if measured, err = replay.Read(c.fit); err != nil {
+			return fault.New(fault.Invalid, err.Error(), "--fit wants the same as --from")
+		}
+	}
+	models := replay.Fit(measured, c.cores, hostOf)
 	r := replayReport{Nodes: len(js), Calls: len(load.Calls), Failed: load.Failed, Unfinished: load.Unfinished,
 		Check: replay.Verify(js), Models: models}
 	rec := replay.Measure(js)

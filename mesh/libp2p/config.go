@@ -10,6 +10,7 @@ import (
 	"time"
 
 	golibp2p "github.com/libp2p/go-libp2p"
+	pubsub "github.com/libp2p/go-libp2p-pubsub"
 
 	"github.com/beammesh/beammesh/mesh"
 )
@@ -50,7 +51,8 @@ type Config struct {
 	// mesh. For tests.
 	DialKnownOnly bool
 
-	// PingEvery is the time between liveness pings of a peer (2.5 s).
+	// PingEvery is the time between liveness pings of a peer (2.5 s), at most
+	// maxPingEvery.
 	PingEvery time.Duration
 	// SilentAfter without a pong, one re-dial is made; if that fails too
 	// the member is down (6 s; with RedialWait it stays under 8 s).
@@ -65,10 +67,15 @@ type Config struct {
 	// Log; nil discards.
 	Log *slog.Logger
 
-	// host options of a test, such as a simulated network under QUIC
-	hostOptions []golibp2p.Option
-	// simulated: peers' addresses mean nothing to this machine's kernel
-	simulated bool
+	// WantConnected is how many members a node connects to by itself (256).
+	// Connections that others open, and those that work needs, come on top.
+	WantConnected int
+	// HostOptions and GossipOptions are added to this package's own: a simulated
+	// network below QUIC, a tracer. See mesh/libp2p/virtual.
+	HostOptions   []golibp2p.Option
+	GossipOptions []pubsub.Option
+	// Simulated: the addresses of peers mean nothing to this machine's kernel.
+	Simulated bool
 }
 
 // Invitation says what a ticket grants.
@@ -120,6 +127,12 @@ func (c Config) complete() (Config, error) {
 	def(&c.PingEvery, 2500*time.Millisecond)
 	def(&c.SilentAfter, 6*time.Second)
 	def(&c.RedialWait, 800*time.Millisecond)
+	if c.PingEvery > maxPingEvery {
+		return c, fmt.Errorf("mesh config: a ping every %v, at most every %v", c.PingEvery, maxPingEvery)
+	}
+	if c.WantConnected <= 0 {
+		c.WantConnected = wantConnected
+	}
 	if c.Clock == nil {
 		c.Clock = time.Now
 	}
@@ -128,6 +141,10 @@ func (c Config) complete() (Config, error) {
 	}
 	return c, nil
 }
+
+// maxPingEvery stays clear of the 10 s after which the answering side of libp2p's
+// ping resets a stream on which nothing came.
+const maxPingEvery = 8 * time.Second
 
 // Bounds on what a peer's hello may carry; more is refused, not cut.
 const (

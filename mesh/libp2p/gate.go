@@ -353,6 +353,9 @@ func (g *gate) closePeer(p mesh.PeerID) {
 type gater struct{ m *Mesh }
 
 func (g gater) InterceptPeerDial(p peer.ID) bool {
+	if g.m.hasLeft() {
+		return false
+	}
 	id := mesh.PeerID(p.String())
 	if _, known := g.m.table.via(id); g.m.cfg.DialKnownOnly && !known && g.m.Joined() {
 		return false

@@ -44,14 +44,15 @@ func (g *gossip) start(m *Mesh) error {
 		return nil
 	}
 	var err error
-	g.ps, err = pubsub.NewGossipSub(m.ctx, m.gate,
+	g.ps, err = pubsub.NewGossipSub(m.ctx, m.gate, append([]pubsub.Option{
 		pubsub.WithMessageSignaturePolicy(pubsub.StrictSign),
 		pubsub.WithMaxMessageSize(maxGossipRPC),
 		pubsub.WithPeerOutboundQueueSize(gossipPeerQueue),
 		pubsub.WithDefaultValidator(g.validate, pubsub.WithValidatorInline(true)),
 		pubsub.WithSubscriptionFilter(topicLimit{}),
 		pubsub.WithLogger(slog.New(slog.DiscardHandler)),
-		pubsub.WithRPCLogger(slog.New(slog.NewTextHandler(io.Discard, &slog.HandlerOptions{Level: slog.Level(100)}))))
+		pubsub.WithRPCLogger(slog.New(slog.NewTextHandler(io.Discard, &slog.HandlerOptions{Level: slog.Level(100)})))},
+		m.cfg.GossipOptions...)...)
 	return err
 }
 

@@ -210,7 +210,7 @@ func (m *Mesh) ownHello() *peerv1.Hello {
 }
 
 func (m *Mesh) ownGreeting(to mesh.PeerID) *peerv1.Greeting {
-	g := &peerv1.Greeting{Members: m.records(to)}
+	g := &peerv1.Greeting{Members: m.records(to), Left: m.table.farewellsToTell(m.cfg.Clock(), maxLeftTold)}
 	if m.cfg.Hello != nil {
 		if g.Payload = m.cfg.Hello.Local(to); len(g.Payload) > maxPayload {
 			m.log.Error("hello payload is too large, sending none", "bytes", len(g.Payload), "limit", maxPayload)
@@ -223,8 +223,8 @@ func (m *Mesh) ownGreeting(to mesh.PeerID) *peerv1.Greeting {
 
 // take checks a greeting and learns the members it names.
 func (m *Mesh) take(g *peerv1.Greeting) error {
-	if len(g.Payload) > maxPayload || len(g.Members) > maxRecords {
-		return fmt.Errorf("greeting out of bounds: %d bytes, %d members", len(g.Payload), len(g.Members))
+	if len(g.Payload) > maxPayload || len(g.Members) > maxRecords || len(g.Left) > maxLeftTold {
+		return fmt.Errorf("greeting out of bounds: %d bytes, %d members, %d farewells", len(g.Payload), len(g.Members), len(g.Left))
 	}
 	return nil
 }
@@ -237,6 +237,7 @@ func (m *Mesh) welcome(l *link, t *theirs, g *peerv1.Greeting) error {
 	if err != nil {
 		return err
 	}
+	m.heardLeft(g.Left)
 	m.learn(g.Members)
 	via := m.howMet(l)
 	if m.cfg.Hello != nil {

@@ -42,6 +42,9 @@ func (m *Mesh) newHost() (host.Host, error) {
 		golibp2p.Identity(key),
 		golibp2p.NoListenAddrs,
 		golibp2p.ResourceManager(rm),
+		// The library's own manager cuts connections above 192 down to 160 every
+		// minute, in the middle of calls; resourceManager has the bounds here.
+		golibp2p.ConnectionManager(connmgr.NullConnMgr{}),
 		golibp2p.ConnectionGater(gater{m}),
 		golibp2p.DisableRelay(),
 		golibp2p.DisableMetrics(),
@@ -78,7 +81,7 @@ func (m *Mesh) newHost() (host.Host, error) {
 			return m.quic, nil
 		}))
 	}
-	h, err := golibp2p.New(append(opts, m.cfg.hostOptions...)...)
+	h, err := golibp2p.New(append(opts, m.cfg.HostOptions...)...)
 	if err != nil {
 		rm.Close()
 		return nil, fmt.Errorf("make libp2p host: %w", err)
@@ -223,6 +226,11 @@ func (c *ifaces) blocked(use func(net.Interface) bool, own []netip.Addr) map[net
 				ip := p.Addr().Unmap()
 				barred[ip] = barred[ip] || !use(i)
 			}
+		}
+	}
+	for _, ip := range own {
+		if _, known := barred[ip]; !known {
+			barred[ip] = false // of no interface after all: looked for once, not at every question
 		}
 	}
 	c.barred, c.at = barred, time.Now()

@@ -161,7 +161,7 @@ func (m *Mesh) keepConnected() {
 	wake := time.NewTimer(0)
 	defer wake.Stop()
 	for {
-		dials, next := m.table.due(m.cfg.Clock(), cap(room)-len(room))
+		dials, next := m.table.due(m.cfg.Clock(), cap(room)-len(room), m.cfg.WantConnected)
 		for _, k := range dials {
 			room <- struct{}{} // due gave at most what is free
 			m.spawn(func() {
@@ -223,6 +223,12 @@ func (m *Mesh) saveTable() error {
 	b, err := m.table.marshal()
 	if err == nil {
 		err = m.store.write(fileMembers, b)
+	}
+	if err == nil {
+		b, err = m.table.marshalLeft(m.cfg.Clock())
+	}
+	if err == nil {
+		err = m.store.write(fileLeft, b)
 	}
 	if err != nil {
 		return fmt.Errorf("store members: %w", err)

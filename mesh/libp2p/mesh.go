@@ -117,6 +117,13 @@ func New(_ context.Context, cfg Config) (_ *Mesh, err error) {
 	if err := m.table.restore(known, cfg.Clock()); err != nil {
 		m.log.Warn("member table is damaged, starting without it", "err", err)
 	}
+	said, err := st.read(fileLeft)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.restoreLeft(said); err != nil {
+		m.log.Warn("the list of members that left is damaged, starting without it", "err", err)
+	}
 	if m.host, err = m.newHost(); err != nil {
 		return nil, err
 	}
@@ -189,6 +196,7 @@ func (m *Mesh) Start(ctx context.Context) (err error) {
 	m.refreshOwn()
 	m.host.SetStreamHandler(m.protocolID(protoHello), m.serveHello)
 	m.host.SetStreamHandler(m.protocolID(protoJoin), m.serveJoin)
+	m.gate.SetStreamHandler(m.protocolID(protoLeft), m.serveLeft)
 	for name, h := range m.handlers {
 		m.gate.SetStreamHandler(m.protocolID(name), m.serve(h))
 	}
@@ -324,6 +332,13 @@ func (m *Mesh) Self() mesh.Member {
 	}
 	s.LastSeen = m.cfg.Clock()
 	return s
+}
+
+// Learn tells of a member and its addresses (multiaddrs without its id), where
+// neither ticket, member nor discovery did. It is dialled when needed, or by
+// itself while fewer than Config.WantConnected are.
+func (m *Mesh) Learn(id mesh.PeerID, addrs []string) {
+	m.table.learn(id, "", "", addrs, mesh.ViaUnknown, m.cfg.Clock())
 }
 
 // Members is mesh.Members'.

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/connmgr"
+
 	"github.com/beammesh/beammesh/mesh"
 	"github.com/beammesh/beammesh/mesh/membership"
 	"github.com/beammesh/beammesh/mesh/meshtest"
@@ -244,5 +246,26 @@ func TestInvitationBounds(t *testing.T) {
 	} {
 		_, err := m.Invite(t.Context(), inv)
 		wantFault(t, name, err, "invalid_argument", "")
+	}
+}
+
+// The founder of a large mesh, or a worker with many owners, keeps all of its
+// connections: the library's manager cut those above 192 every minute, streams
+// and all. The bounds are the resource manager's.
+func TestConnectionsAreNotTrimmed(t *testing.T) {
+	m := opened(t, testConfig(t, "hub"))
+	if cm, ok := m.host.ConnManager().(connmgr.NullConnMgr); !ok {
+		t.Errorf("the host has the connection manager %T", cm)
+	}
+}
+
+// A ping stream with longer pauses would be reset by the other side, and with it
+// the connection.
+func TestPingsAreOftenEnough(t *testing.T) {
+	if _, err := (Config{DataDir: "x", PingEvery: maxPingEvery}).complete(); err != nil {
+		t.Error(err)
+	}
+	if _, err := (Config{DataDir: "x", PingEvery: maxPingEvery + 1}).complete(); err == nil {
+		t.Error("longer pauses are taken")
 	}
 }

@@ -164,7 +164,7 @@ func (m *Mesh) addTCP(l *link) {
 // watchRefusal finds out whether a refusal at a proven link's address would mean
 // anything, and then, as long as only QUIC reaches the peer, asks for one.
 func (m *Mesh) watchRefusal(l *link) {
-	if m.cfg.simulated {
+	if m.cfg.Simulated {
 		return
 	}
 	ctx, cancel := context.WithCancel(m.ctx)
@@ -270,11 +270,11 @@ func (m *Mesh) suspect(broken *link) {
 // that fails or is refused the member is down.
 func (m *Mesh) lost(l *link, reason string) {
 	p := l.peer
-	if known, ok := m.table.get(p); !ok || !known.Connected {
+	if known, ok := m.table.get(p); !ok || !known.Connected || m.hasLeft() {
 		return
 	}
 	err := errRefused
-	if !m.gate.refused(l) {
+	if !m.gate.refused(l) && !m.table.isLeaving(p) {
 		err = m.lives([]*link{l}, func(ctx context.Context) error { return m.dial(ctx, p) })
 	}
 	if m.ctx.Err() != nil || m.gate.member(p) {

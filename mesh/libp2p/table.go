@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/beammesh/beammesh/mesh"
+	peerv1 "github.com/beammesh/beammesh/proto/beammesh/peer/v1"
 )
 
 // table is the member list: who is known, who is connected, and who is to be
@@ -17,12 +18,14 @@ type table struct {
 	saveSoon chan struct{} // capacity 1: something worth saving
 	dialSoon chan struct{} // capacity 1: something worth dialling
 
-	mu       sync.Mutex
-	self     mesh.Member
-	admits   map[mesh.PeerID]bool // redeemed a ticket here and did not say hello yet; at most maxAdmits
-	rows     map[mesh.PeerID]*row
-	watchers map[*watcher]struct{}
-	closed   bool
+	mu     sync.Mutex
+	self   mesh.Member
+	admits map[mesh.PeerID]bool // redeemed a ticket here and did not say hello yet; at most maxAdmits
+	rows   map[mesh.PeerID]*row
+	// farewells are those of members that left or are about to; at most maxLeft
+	farewells map[mesh.PeerID]*peerv1.Farewell
+	watchers  map[*watcher]struct{}
+	closed    bool
 }
 
 // row is one known peer.
@@ -49,11 +52,11 @@ const (
 	forgetMember  = 30 * 24 * time.Hour
 	dialsAtOnce   = 8
 	retryPause    = 5 * time.Second
-	wantConnected = 256 // members a node connects to by itself
+	wantConnected = 256 // default of Config.WantConnected
 )
 
 func newTable(self mesh.Member) *table {
-	return &table{saveSoon: make(chan struct{}, 1), dialSoon: make(chan struct{}, 1), self: self, admits: map[mesh.PeerID]bool{}, rows: map[mesh.PeerID]*row{}, watchers: map[*watcher]struct{}{}}
+	return &table{saveSoon: make(chan struct{}, 1), dialSoon: make(chan struct{}, 1), self: self, admits: map[mesh.PeerID]bool{}, rows: map[mesh.PeerID]*row{}, farewells: map[mesh.PeerID]*peerv1.Farewell{}, watchers: map[*watcher]struct{}{}}
 }
 
 func (t *table) touch() {
@@ -89,6 +92,7 @@ func (t *table) up(m mesh.Member) {
 		m.Via = r.m.Via
 	}
 	delete(t.admits, m.ID)
+	delete(t.farewells, m.ID) // it is here again
 	if m.RTT == 0 {
 		m.RTT = r.m.RTT
 	}
@@ -131,6 +135,10 @@ func (t *table) down(id mesh.PeerID, reason string, now time.Time) {
 	if !ok || !r.m.Connected {
 		return
 	}
+	if t.farewells[id] != nil {
+		t.goneLocked(id, r, now)
+		return
+	}
 	r.m.Connected, r.m.Path, r.m.LastSeen = false, mesh.PathNone, now
 	r.next, r.backoff, r.since = now.Add(minBackoff), minBackoff, now
 	t.emitLocked(mesh.Event{Type: mesh.MemberDown, Member: clone(r.m), Reason: reason})
@@ -139,7 +147,7 @@ func (t *table) down(id mesh.PeerID, reason string, now time.Time) {
 
 // refused tells the watchers that id came, or answered, with a reason not to be
 // let in. It changes nothing else.
-func (t *table) refused(m mesh.Member, reason string) {
+func (t *table) refused(m mesh.Member, reason, hint string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if r, ok := t.rows[m.ID]; ok {
@@ -149,15 +157,15 @@ func (t *table) refused(m mesh.Member, reason string) {
 		}
 		m = known
 	}
-	t.emitLocked(mesh.Event{Type: mesh.MemberRefused, Member: m, Reason: reason})
+	t.emitLocked(mesh.Event{Type: mesh.MemberRefused, Member: m, Reason: reason, Hint: hint})
 }
 
 // learn adds a peer that was found somewhere, or addresses of one that is known.
 func (t *table) learn(id mesh.PeerID, name, tier string, addrs []string, via mesh.Via, now time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if id == t.self.ID || len(addrs) == 0 {
-		return
+	if id == t.self.ID || len(addrs) == 0 || t.farewells[id] != nil {
+		return // who left is heard of when it says hello again
 	}
 	if r, ok := t.rows[id]; ok {
 		if !r.m.Connected {
@@ -257,14 +265,15 @@ func (t *table) proveAll() {
 	}
 }
 
-// due picks members to dial now and says when the next one is due.
-func (t *table) due(now time.Time, room int) (dial []mesh.Member, next time.Time) {
+// due picks members to dial now, fewer when want are connected already, and says
+// when the next one is due.
+func (t *table) due(now time.Time, room, want int) (dial []mesh.Member, next time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	connected := 0
+	have := 0 // a dial under way counts: what hello brings comes before its end
 	for _, r := range t.rows {
-		if r.m.Connected {
-			connected++
+		if r.m.Connected || r.dialing {
+			have++
 		}
 	}
 	for id, r := range t.rows {
@@ -275,11 +284,12 @@ func (t *table) due(now time.Time, room int) (dial []mesh.Member, next time.Time
 			delete(t.rows, id)
 			continue
 		}
-		if connected >= wantConnected {
+		if have >= want {
 			continue
 		}
 		if !r.next.After(now) && len(dial) < room {
 			r.dialing = true
+			have++
 			dial = append(dial, clone(r.m))
 			continue
 		}

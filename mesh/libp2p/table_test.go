@@ -50,21 +50,21 @@ func TestTableIsBounded(t *testing.T) {
 func TestRedialPauses(t *testing.T) {
 	tb := newTable(mesh.Member{ID: "self"})
 	tb.up(mesh.Member{ID: "m", Connected: true, Addrs: someAddr})
-	if dial, next := tb.due(at0, 8); len(dial) != 0 || !next.IsZero() {
+	if dial, next := tb.due(at0, 8, wantConnected); len(dial) != 0 || !next.IsZero() {
 		t.Errorf("a connected member is due: %v %v", dial, next)
 	}
 	tb.down("m", "gone", at0)
 	now := at0
 	var pauses []time.Duration
 	for range 10 {
-		_, next := tb.due(now, 0)
+		_, next := tb.due(now, 0, wantConnected)
 		pauses = append(pauses, next.Sub(now))
 		now = next
-		dial, _ := tb.due(now, 8)
+		dial, _ := tb.due(now, 8, wantConnected)
 		if len(dial) != 1 {
 			t.Fatalf("%v: due %v", now, dial)
 		}
-		if again, _ := tb.due(now, 8); len(again) != 0 {
+		if again, _ := tb.due(now, 8, wantConnected); len(again) != 0 {
 			t.Fatal("dialled twice at once")
 		}
 		tb.dialled("m", false, now, 0.5)
@@ -78,10 +78,10 @@ func TestRedialPauses(t *testing.T) {
 	}
 	tb.up(mesh.Member{ID: "m", Connected: true, Addrs: someAddr})
 	tb.down("m", "gone", now)
-	if _, next := tb.due(now, 8); next.Sub(now) != minBackoff {
+	if _, next := tb.due(now, 8, wantConnected); next.Sub(now) != minBackoff {
 		t.Errorf("after it was back the first pause is %v", next.Sub(now))
 	}
-	tb.due(now.Add(forgetMember+time.Hour), 8)
+	tb.due(now.Add(forgetMember+time.Hour), 8, wantConnected)
 	if _, ok := tb.get("m"); ok {
 		t.Error("a member missed for more than a month is still known")
 	}
@@ -89,7 +89,7 @@ func TestRedialPauses(t *testing.T) {
 	tb.learn("rumour", "", "", someAddr, mesh.ViaMember, at0)
 	now = at0
 	for n := 0; ; n++ {
-		dial, next := tb.due(now, 8)
+		dial, next := tb.due(now, 8, wantConnected)
 		if len(dial) == 0 && next.IsZero() {
 			if n != maxHearsay {
 				t.Errorf("a rumour was dialled %d times, want %d", n, maxHearsay)
@@ -102,6 +102,25 @@ func TestRedialPauses(t *testing.T) {
 			continue
 		}
 		tb.dialled("rumour", false, now, 0.5)
+	}
+}
+
+// A node that wants two members dials two of many, also while it waits for them.
+func TestDialsUnderWayCount(t *testing.T) {
+	tb := newTable(mesh.Member{ID: "self"})
+	for i := range 10 {
+		tb.learn(mesh.PeerID(fmt.Sprint("m", i)), "", "", someAddr, mesh.ViaMember, at0)
+	}
+	dial, _ := tb.due(at0, 8, 2)
+	if len(dial) != 2 {
+		t.Fatalf("%d dials for two members", len(dial))
+	}
+	if more, _ := tb.due(at0, 6, 2); len(more) != 0 {
+		t.Errorf("%d more while two are under way", len(more))
+	}
+	tb.dialled(dial[0].ID, false, at0, 0.5)
+	if more, _ := tb.due(at0, 7, 2); len(more) != 1 {
+		t.Errorf("%d more after one failed, want 1", len(more))
 	}
 }
 
@@ -121,7 +140,7 @@ func TestTableSurvivesARestart(t *testing.T) {
 	if len(all) != 1 || all[0].ID != "m" || all[0].Name != "box" || all[0].Tier != "own" || all[0].Connected || !slices.Equal(all[0].Addrs, someAddr) {
 		t.Errorf("restored %+v", all)
 	}
-	if dial, _ := again.due(at0.Add(time.Hour), 8); len(dial) != 1 {
+	if dial, _ := again.due(at0.Add(time.Hour), 8, wantConnected); len(dial) != 1 {
 		t.Error("a remembered member is not dialled at once")
 	}
 	if err := again.restore([]byte("{"), at0); err == nil {

@@ -110,7 +110,7 @@ func (o *Owner) noteRound(failed bool) {
 const (
 	conflictsAll  = 1 << 16
 	conflictsOver = 32
-	conflictsMany = conflictsAll / 10
+	conflictsMany = conflictsAll / 20
 )
 
 // maxLook bounds how far down the ranking an owner looks.

@@ -131,9 +131,13 @@ func runPolicy(ctx context.Context, s simulations.Settings, p Policy, stray int)
 		draw.Int63()
 	}
 	ordered := order(machines, draw.Perm(len(machines)), tie)
+	about := &Run{Mix: mix, Draw: draw, Quantize: r.Bool("quantize")}
+	for _, n := range ordered {
+		about.Nodes = append(about.Nodes, &n.Capacity)
+	}
 	x := &run{
 		world:  newWorld(ordered, mix),
-		scorer: p.New(&Run{Mix: mix, Draw: draw, Quantize: r.Bool("quantize")}),
+		scorer: p.New(about),
 		meter:  newMeter(milli, percent),
 	}
 	if tie == TieRandom {

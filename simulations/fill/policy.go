@@ -26,6 +26,8 @@ type Run struct {
 	// Quantize asks for scores cut to whole steps, as published, for policies
 	// whose score has a finer form.
 	Quantize bool
+	// Nodes are the machines, empty. Read only while New runs.
+	Nodes []*scheduler.Capacity
 }
 
 // The published policies measure cores and GPUs in the largest machine of their
@@ -79,9 +81,10 @@ func (n *Node) FreeMilli() (sum int64) {
 	return sum
 }
 
-// Policies are all there are, in the order of the published table.
+// Policies are all there are: those of the published table in its order, then
+// our own.
 func Policies() []Policy {
-	return []Policy{random(), dotProd(), gpuClustering(), gpuPacking(), bestFit(), fgd()}
+	return []Policy{random(), dotProd(), gpuClustering(), gpuPacking(), bestFit(), fgd(), room()}
 }
 
 // fullest picks the fullest devices with room, as scheduler.Allocate does; most

@@ -135,6 +135,37 @@ func TestPublishedTable(t *testing.T) {
 	}
 }
 
+// Ours against FGD on the list that it was tuned on: better at each load.
+func TestRoomLeavesLessThanFGD(t *testing.T) {
+	dir := tracetest.Dir(t)
+	at := []int{90, 95, 100, 110, 120, 130}
+	means := map[string][]float64{}
+	for _, policy := range []string{"fgd", "room"} {
+		var settings []simulations.Settings
+		for _, seed := range publishedSeeds[:testSeeds] {
+			settings = append(settings, simulations.Settings{Seed: seed, Policy: policy, Traces: dir})
+		}
+		results := runs(t, settings)
+		for _, x := range at {
+			var all []float64
+			for _, r := range results {
+				all = append(all, metric(t, r, fmt.Sprintf("unallocated_at_%d", x)))
+			}
+			mean, _ := meanAndDeviation(all)
+			means[policy] = append(means[policy], mean)
+		}
+	}
+	for i, x := range at {
+		less := 0.0
+		if x >= 100 {
+			less = .25
+		}
+		if fgd, room := means["fgd"][i], means["room"][i]; room > fgd-less+.005 {
+			t.Errorf("at %d %%: room leaves %.2f, fgd %.2f; want %.2f less", x, room, fgd, less)
+		}
+	}
+}
+
 // The published numbers hang on the order among equals. If this one does not
 // show, the simulator is blind.
 func TestRandomTiesCostFGDHalfOfItsWorth(t *testing.T) {

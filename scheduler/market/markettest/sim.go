@@ -251,13 +251,20 @@ func stamp(d time.Duration) string {
 	return fmt.Sprintf("%d.%03ds", ms/1000, ms%1000)
 }
 
-// check looks at a worker's books: what it granted must fit the machine, and what
-// it calls free must be within the rest.
+// check looks at a worker's books after each of its steps.
 func (s *Sim) check(n *Node) {
-	c := n.Worker.Capacity()
+	for _, v := range Audit(n.Worker) {
+		s.Violations = append(s.Violations, fmt.Sprintf("%s at %s: %s", n.ID, stamp(s.now), v))
+	}
+}
+
+// Audit looks at a worker's books: what it granted must fit the machine, and what
+// it calls free must be within the rest. It gives one line per broken promise.
+func Audit(w *market.Worker) (broken []string) {
+	c := w.Capacity()
 	var cpu, mem, disk int64
 	milli := map[string]int64{}
-	for _, l := range n.Worker.Leases() {
+	for _, l := range w.Leases() {
 		cpu += l.Demand.CPUMillis
 		mem += l.Grant.MemoryMiB
 		disk += l.Grant.DiskMiB
@@ -266,7 +273,7 @@ func (s *Sim) check(n *Node) {
 		}
 	}
 	bad := func(format string, args ...any) {
-		s.Violations = append(s.Violations, fmt.Sprintf("%s at %s: ", n.ID, stamp(s.now))+fmt.Sprintf(format, args...))
+		broken = append(broken, fmt.Sprintf(format, args...))
 	}
 	if cpu > c.Total.CPUMillis || mem > c.Total.MemoryMiB || disk > c.Total.DiskMiB {
 		bad("granted %d cpu, %d memory, %d disk of %+v", cpu, mem, disk, c.Total)
@@ -279,7 +286,8 @@ func (s *Sim) check(n *Node) {
 			bad("device %s: %d/1000 granted, %d free", d.ID, milli[d.ID], d.FreeMilli)
 		}
 	}
-	if a := (scheduler.Advert{Node: n.ID, Capacity: c}); a.Validate() != nil {
+	if a := (scheduler.Advert{Node: "audited", Capacity: c}); a.Validate() != nil {
 		bad("advert: %v", a.Validate())
 	}
+	return broken
 }
