@@ -10,7 +10,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 TESTSUM := .cache/bin/testsum
 
 # Packages that need neither root nor minutes of compiling.
-QUICK := ./cli ./cli/client ./cli/interrupt ./cli/output ./cli/python \
+QUICK := ./cli ./cli/client ./cli/interrupt ./cli/output ./cli/python ./cli/sim \
 	$(patsubst %,./%/...,$(wildcard internal proto scheduler simulations tools))
 
 help: ## list the targets

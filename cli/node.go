@@ -45,6 +45,7 @@ passes their tasks on to others.`,
 				return missing(cmd.CommandPath())
 			}
 			flags.Started = func(s NodeStarted) error { return a.started(raw.readyFD, s) }
+			flags.Progress = func(line string) { a.progress("  %s", output.Clean(line)) }
 			return a.roles.NodeUp(cmd.Context(), flags)
 		},
 	}
@@ -71,6 +72,7 @@ same member.`,
 				return missing(cmd.CommandPath())
 			}
 			flags.Started = func(s NodeStarted) error { return a.started(raw.readyFD, s) }
+			flags.Progress = func(line string) { a.progress("  %s", output.Clean(line)) }
 			return a.roles.NodeJoin(cmd.Context(), strings.TrimSpace(args[0]), flags)
 		},
 	}

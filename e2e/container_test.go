@@ -30,6 +30,10 @@ def exits(x):
 def eats(x):
     return len(bytearray(os.urandom(1) * (1 << 29)))
 
+@function(cpu=0.2, memory=128, retries=2)
+def devours(x):
+    return len(bytearray(os.urandom(1) * (1 << 29)))
+
 @function(cpu=0.2, memory=128, timeout=2)
 def sleeps(x):
     time.sleep(600)
@@ -44,7 +48,7 @@ def hangs(x):
     time.sleep(600)
 
 if __name__ == "__main__":
-    for f in (exits, eats, sleeps, raises, hangs):
+    for f in (exits, eats, devours, sleeps, raises, hangs):
         try:
             print(f.__name__, "returned", f.remote(1), flush=True)
         except BeamError as e:
@@ -65,12 +69,16 @@ func testEndsAreToldApart(m *mesh) {
 	if code != 0 {
 		t.Fatalf("exit %d\n%s%s", code, out, errs)
 	}
-	for _, want := range []struct{ fn, seen, text, status, code string }{
-		{"exits", "exits RemoteError failed", "exit code 7", "ERROR", "failed"},
-		{"eats", "eats OutOfMemoryError out_of_memory", "128 MiB", "ERROR", "out_of_memory"},
-		{"sleeps", "sleeps TaskTimeoutError job_timeout", "", "TIMEOUT", "job_timeout"},
-		{"raises", "raises KeyError ('gone',)", "", "ERROR", "failed"},
-		{"hangs", "hangs TaskCancelledError cancelled", "", "CANCELLED", "cancelled"},
+	for _, want := range []struct {
+		fn, seen, text, status, code string
+		attempt                      int
+	}{
+		{"exits", "exits RemoteError failed", "exit code 7", "ERROR", "failed", 1},
+		{"eats", "eats OutOfMemoryError out_of_memory", "128 MiB", "ERROR", "out_of_memory", 1},
+		{"devours", "devours OutOfMemoryError out_of_memory", "128 MiB", "ERROR", "out_of_memory", 3}, // its container ends with each call
+		{"sleeps", "sleeps TaskTimeoutError job_timeout", "", "TIMEOUT", "job_timeout", 1},
+		{"raises", "raises KeyError ('gone',)", "", "ERROR", "failed", 1},
+		{"hangs", "hangs TaskCancelledError cancelled", "", "CANCELLED", "cancelled", 1},
 	} {
 		var line string
 		for l := range strings.Lines(out) {
@@ -82,8 +90,8 @@ func testEndsAreToldApart(m *mesh) {
 			t.Errorf("%s: the program saw %q, want %q with %q", want.fn, line, want.seen, want.text)
 		}
 		task := m.task(1, want.fn, over)
-		if task.Status != want.status || task.Error == nil || task.Error.Code != want.code || task.Attempt != 1 {
-			t.Errorf("%s is listed as %s, attempt %d, error %+v; want %s, 1, %s", want.fn, task.Status, task.Attempt, task.Error, want.status, want.code)
+		if task.Status != want.status || task.Error == nil || task.Error.Code != want.code || task.Attempt != want.attempt {
+			t.Errorf("%s is listed as %s, attempt %d, error %+v; want %s, %d, %s", want.fn, task.Status, task.Attempt, task.Error, want.status, want.attempt, want.code)
 		}
 	}
 }

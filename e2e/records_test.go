@@ -31,6 +31,7 @@ type (
 	}
 	explainJSON struct {
 		Task     taskJSON      `json:"task"`
+		Phases   []phaseJSON   `json:"phases"`
 		Attempts []attemptJSON `json:"attempts"`
 	}
 	attemptJSON struct {
@@ -40,6 +41,10 @@ type (
 		End        string          `json:"end"`
 		Candidates []candidateJSON `json:"candidates"`
 		Notes      []string        `json:"notes"`
+	}
+	phaseJSON struct {
+		Name   string `json:"name"`
+		Detail string `json:"detail"`
 	}
 	candidateJSON struct {
 		Node    string   `json:"node"`

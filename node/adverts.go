@@ -47,6 +47,8 @@ type adverts struct {
 	seen   func(market.AdvertSeen)
 	ask    func(to mesh.PeerID) // sends WantAdvert
 	deny   revocations
+	// differs takes the digest of what a peer knows to be revoked.
+	differs func(from mesh.PeerID, digest string)
 
 	// mute: this node is without gossip, so that hello carries its own advert only.
 	mute bool
@@ -63,10 +65,11 @@ type adverts struct {
 // revocations is the part of token.DenySet that hello brings together.
 type revocations interface {
 	All() []string
-	Add(raw string) (news bool, err error)
+	AddAll(raws []string) (news int, err error)
+	Digest() string
 }
 
-// maxRevocations bounds those in one hello.
+// maxRevocations bounds those in one hello; the others follow, see tokens.catchUp.
 const maxRevocations = 256
 
 // maxRevocationBytes is the room for them beside the adverts: a greeting may
@@ -245,6 +248,7 @@ func (a *adverts) Local(mesh.PeerID) []byte {
 		v.Adverts = append(v.Adverts, k.signed)
 	}
 	a.mu.Unlock()
+	v.RevocationsDigest = a.deny.Digest()
 	v.Revocations = a.deny.All()
 	v.Revocations = v.Revocations[:min(len(v.Revocations), maxRevocations)]
 	size = 0
@@ -267,11 +271,10 @@ func (a *adverts) Remote(from mesh.PeerID, via mesh.Via, payload []byte) {
 	if proto.Unmarshal(payload, v) != nil {
 		return
 	}
-	for _, r := range v.Revocations[:min(len(v.Revocations), maxRevocations)] {
-		if _, err := a.deny.Add(r); err != nil {
-			a.log.Debug("revocation refused", "err", err)
-		}
+	if _, err := a.deny.AddAll(v.Revocations[:min(len(v.Revocations), maxRevocations)]); err != nil {
+		a.log.Debug("revocation refused", "err", err)
 	}
+	a.differs(from, v.RevocationsDigest)
 	for i, s := range v.Adverts {
 		source := scheduler.SourceHello
 		switch {

@@ -23,8 +23,9 @@ import (
 
 type noRevocations struct{ list []string }
 
-func (r *noRevocations) All() []string            { return r.list }
-func (r *noRevocations) Add(string) (bool, error) { return false, nil }
+func (r *noRevocations) All() []string                { return r.list }
+func (r *noRevocations) AddAll([]string) (int, error) { return 0, nil }
+func (r *noRevocations) Digest() string               { return "" }
 
 // view is an adverts with what it told the owner.
 type view struct {
@@ -42,6 +43,7 @@ func newView(t *testing.T, w *meshtest.Network, name string) *view {
 	v := &view{adverts: newAdverts(n.PeerID(), slog.New(slog.DiscardHandler)), node: n, more: make(chan struct{}, 1)}
 	v.signer, v.gossip, v.dir, v.deny = n, n, n, &noRevocations{}
 	v.ask = func(mesh.PeerID) {}
+	v.differs = func(mesh.PeerID, string) {}
 	v.seen = func(s market.AdvertSeen) {
 		v.mu.Lock()
 		v.got = append(v.got, s)

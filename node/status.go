@@ -76,6 +76,13 @@ func (n *Node) Status() *beamv1.StatusResponse {
 			s.Node = i
 		}
 	}
+	s.Images = n.imagesText()
+	if n.prefetch != nil {
+		if t := n.prefetch.State().Trouble; t != "" {
+			s.Troubles = append(s.Troubles, &beamv1.Trouble{Code: "prefetch", Severity: "warning", Text: t,
+				Hint: "a task that needs it fetches it, as far as the disk has room"})
+		}
+	}
 	st := n.ledger.Status()
 	s.LedgerVoter = st.Role == ledger.RoleVoter
 	switch {

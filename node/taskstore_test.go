@@ -25,7 +25,7 @@ func openStore(t *testing.T, dir string) *taskStore {
 	return s
 }
 
-func record(id string, args []byte) owner.TaskRecord {
+func taskRecord(id string, args []byte) owner.TaskRecord {
 	return owner.TaskRecord{ID: id, Workspace: "ws", StubID: "stub", StubName: "f", Format: "pickle", Args: args, Headless: true,
 		CreatedUnixMicro: time.Now().UnixMicro()}
 }
@@ -36,7 +36,7 @@ func TestTaskStoreKeepsTasks(t *testing.T) {
 	small, large := []byte("small"), bytes.Repeat([]byte("large"), 200_000)
 	at := owner.AttemptRecord{Number: 2, Lease: "offer-1", Offer: "offer", Node: "node", Epoch: 7}
 	for id, args := range map[string][]byte{"t-small": small, "t-large": large} {
-		if err := s.Submitted(t.Context(), record(id, args)); err != nil {
+		if err := s.Submitted(t.Context(), taskRecord(id, args)); err != nil {
 			t.Fatal(err)
 		}
 		if err := s.Attempted(t.Context(), id, at); err != nil {
@@ -96,9 +96,9 @@ func TestTaskStoreKeepsTasks(t *testing.T) {
 func TestTaskStoreListsWhereAttachedTasksRan(t *testing.T) {
 	dir := t.TempDir()
 	s := openStore(t, dir)
-	r := record("attached", []byte("args"))
+	r := taskRecord("attached", []byte("args"))
 	r.Headless = false
-	cut := record("cut-off", []byte("args"))
+	cut := taskRecord("cut-off", []byte("args"))
 	cut.Headless = false
 	for _, r := range []owner.TaskRecord{r, cut} {
 		if err := s.Submitted(t.Context(), r); err != nil {
@@ -139,7 +139,7 @@ func TestTaskStoreListsWhereAttachedTasksRan(t *testing.T) {
 func TestTaskStoreDamage(t *testing.T) {
 	s := openStore(t, t.TempDir())
 	for i, id := range []string{"whole", "flipped", "gone"} {
-		if err := s.Submitted(t.Context(), record(id, bytes.Repeat([]byte{byte(i)}, 1<<20))); err != nil {
+		if err := s.Submitted(t.Context(), taskRecord(id, bytes.Repeat([]byte{byte(i)}, 1<<20))); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -180,7 +180,7 @@ func TestTaskStoreDamage(t *testing.T) {
 func TestTaskStoreSweep(t *testing.T) {
 	dir := t.TempDir()
 	s := openStore(t, dir)
-	if err := s.Submitted(t.Context(), record("open", bytes.Repeat([]byte("o"), 1<<20))); err != nil {
+	if err := s.Submitted(t.Context(), taskRecord("open", bytes.Repeat([]byte("o"), 1<<20))); err != nil {
 		t.Fatal(err)
 	}
 	old, err := s.put(bytes.Repeat([]byte("old"), 100))

@@ -132,4 +132,9 @@ func TestResolvePrecedence(t *testing.T) {
 			t.Errorf("port %d: TLS %v, want %v", port, s.TLS(), tls)
 		}
 	}
+	for _, host := range []string{"localhost", "127.0.0.1", "::1"} { // a port that the kernel chose
+		if (Settings{Host: host, Port: 44443}).TLS() {
+			t.Errorf("TLS to a node at %s", host)
+		}
+	}
 }

@@ -91,7 +91,6 @@ func (o *Owner) tell(t *task, notify Notify, holds []func()) {
 			release()
 		}
 	}
-	close(t.done)
 }
 
 // keptResult is how large a result may be to stay in memory after its task has

@@ -219,6 +219,20 @@ func (c *cluster) submit(stubID, args string, change ...func(*owner.Request)) (s
 	return id, cl
 }
 
+// ended gives a task's outcome once the owner tells it to whoever asks.
+func (c *cluster) ended(id string) (*beamv1.Outcome, error) {
+	c.t.Helper()
+	for deadline := time.Now().Add(workertest.Patience); ; time.Sleep(time.Millisecond) {
+		info, err := c.owner().Get("ws", id)
+		if err != nil || info.Outcome != nil {
+			return info.GetOutcome(), err
+		}
+		if time.Now().After(deadline) {
+			c.t.Fatalf("task %s did not end: %v", id, info)
+		}
+	}
+}
+
 func headless(r *owner.Request) { r.Headless = true }
 
 // client is a Notify that writes down what it is told.

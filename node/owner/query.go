@@ -70,17 +70,6 @@ func (o *Owner) Get(workspace, id string) (*beamv1.TaskInfo, error) {
 	return o.storedInfo(st), nil
 }
 
-func (o *Owner) storedOutcome(id string) (*beamv1.Outcome, error) {
-	st, ok, err := o.cfg.Journal.Get(id)
-	if err != nil {
-		return nil, fmt.Errorf("read journal: %w", err)
-	}
-	if !ok || st.End == nil {
-		return nil, notKnown(id)
-	}
-	return o.storedInfo(st).Outcome, nil
-}
-
 func (o *Owner) storedInfo(st StoredTask) *beamv1.TaskInfo {
 	i := &beamv1.TaskInfo{Id: st.ID, Status: Pending, StubId: st.StubID, StubName: st.StubName, WorkspaceId: st.Workspace,
 		OwnerId: string(o.cfg.Self), OwnerName: o.cfg.Name, CreatedAt: stamp(time.UnixMicro(st.CreatedUnixMicro)), Headless: st.Headless}
@@ -154,8 +143,9 @@ func (o *Owner) Open() int {
 	return o.open
 }
 
-// Explain says why a task ran where it ran, or why it waits.
-func (o *Owner) Explain(workspace, id string) (*beamv1.ExplainResponse, error) {
+// Explain says why a task ran where it ran, or why it waits; with changes, also
+// where a task that asks for something else would run now.
+func (o *Owner) Explain(workspace, id string, changes []string) (*beamv1.ExplainResponse, error) {
 	info, err := o.Get(workspace, id)
 	if err != nil {
 		return nil, err
@@ -163,6 +153,11 @@ func (o *Owner) Explain(workspace, id string) (*beamv1.ExplainResponse, error) {
 	r := &beamv1.ExplainResponse{Task: info}
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if len(changes) > 0 {
+		if r.WhatIf, err = o.whatIfLocked(poolKey(workspace, info.StubId), changes); err != nil {
+			return nil, err
+		}
+	}
 	t := o.tasks[id]
 	if t == nil {
 		r.Attempts = append(r.Attempts, &beamv1.Attempt{Attempt: info.Attempt, NodeId: info.NodeId, NodeName: info.NodeName,

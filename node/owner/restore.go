@@ -129,7 +129,7 @@ func (o *Owner) takeUpLocked(p *pool, st StoredTask) {
 	}
 	t := &task{id: st.ID, workspace: st.Workspace, stubID: st.StubID, stubName: st.StubName, args: st.Args, format: st.Format,
 		headless: true, callback: st.CallbackURL, created: time.UnixMicro(st.CreatedUnixMicro), status: Pending,
-		answers: map[uint32]answer{}, done: make(chan struct{})}
+		answers: map[uint32]answer{}}
 	t.ctx, t.stop = context.WithCancel(o.ctx)
 	o.tasks[t.id] = t
 	o.open++

@@ -77,7 +77,6 @@ type task struct {
 	notify   Notify
 	ctx      context.Context // over when nobody listens any more
 	stop     context.CancelFunc
-	done     chan struct{} // closed at the end
 
 	logMu sync.Mutex // keeps Notify calls of one task in order
 }

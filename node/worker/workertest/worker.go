@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	goruntime "runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -130,11 +131,11 @@ type puller struct {
 	pull func(ctx context.Context, roots []string) error
 }
 
-func (p puller) Pull(ctx context.Context, roots, _ []string) (int64, []string, error) {
+func (p puller) Pull(ctx context.Context, image []string, code string, _ []string) (int64, []string, error) {
 	if p.pull == nil {
 		return 0, nil, nil
 	}
-	return 0, nil, p.pull(ctx, roots)
+	return 0, nil, p.pull(ctx, append(slices.Clone(image), code))
 }
 
 // Container gives a container of the worker once it is there.
