@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -84,7 +85,7 @@ func TestBuilderDies(t *testing.T) {
 		}
 		return ""
 	})
-	if r := remains(t, m.dev.Nodes[1]); r == nothing {
+	if r := remainsOf(t, m.dev.Nodes[1]); !r.starts() {
 		t.Error("no container builds")
 	}
 	m.kill(2)
@@ -97,8 +98,8 @@ func TestBuilderDies(t *testing.T) {
 	}
 	m.restart(2)
 	eventually(t, patience, func() string {
-		if r := remains(t, m.dev.Nodes[1]); r != nothing {
-			return "node2 is back and has " + r
+		if r := remainsOf(t, m.dev.Nodes[1]); r.starts() || r.RootFS+r.Processes > 0 {
+			return fmt.Sprintf("node2 is back and has %+v", r)
 		}
 		return ""
 	})
