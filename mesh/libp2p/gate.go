@@ -214,14 +214,6 @@ func (g *gate) setRefused(l *link) {
 
 func (g *gate) member(p mesh.PeerID) bool { return len(g.links(p, true)) > 0 }
 
-// bootOf is the boot id a peer showed on its proven connections.
-func (g *gate) bootOf(p mesh.PeerID) (boot string, ok bool) {
-	if l := g.links(p, true); len(l) > 0 {
-		return l[len(l)-1].boot, true
-	}
-	return "", false
-}
-
 // admit decides about one incoming stream: at once for a proven connection,
 // after hello when one runs, never otherwise. A known member's further
 // connection may be a moment ahead of its hello.
