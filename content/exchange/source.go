@@ -18,7 +18,7 @@ import (
 type sourceState int
 
 // waiting ──launch──► active ──end──► ended, and from active over pausing back to
-// waiting when the stream ends while the tree stands back.
+// waiting when the stream ends while nothing is asked of it.
 const (
 	waiting sourceState = iota
 	active
@@ -67,9 +67,9 @@ func (x *source) endLocked(reason string) {
 	if x.state == ended || x.state == pausing && !x.s.closed {
 		return
 	}
-	if x.state == active && len(x.asks) == 0 && !x.s.closed && x.s.standsBackLocked() {
-		// We kept it waiting, and a holder may end a stream on which nothing is
-		// asked. It is opened again when this tree has its turn.
+	if x.state == active && len(x.asks) == 0 && !x.s.closed && (x.s.standsBackLocked() || x.s.left == 0) {
+		// We kept it waiting, for the turn of this tree or for its next list, and a
+		// holder may end a stream on which nothing is asked. It is opened again.
 		x.state = pausing
 		if x.stop != nil {
 			x.stop()
@@ -113,12 +113,13 @@ func (x *source) run(ctx context.Context) {
 	s := x.s
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	wanted := s.left > 0 && !s.closed && s.err == nil && s.ctx.Err() == nil
+	goesOn := !s.closed && s.err == nil && s.ctx.Err() == nil
+	wanted := goesOn && s.left > 0
 	if !wanted {
 		reason = ""
 	}
 	x.endLocked(reason)
-	if x.state == pausing && wanted {
+	if x.state == pausing && goesOn {
 		x.state, x.stop = waiting, nil
 		s.running--
 		s.launchLocked()

@@ -244,7 +244,7 @@ func (s *swarm) checkLocked() {
 			return slices.ContainsFunc(s.sources, func(x *source) bool { return x.state == state && !p.shunned(x) })
 		}
 		switch {
-		case can(active):
+		case can(active), can(pausing): // the latter waits again soon
 			return
 		case can(waiting):
 			s.makeRoomLocked(p)
