@@ -21,7 +21,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/beammesh/beammesh/scheduler/record"
@@ -52,11 +51,13 @@ type Log struct {
 	dir   string
 	max   int64 // of one segment
 	log   *slog.Logger
-	queue chan record.Record
-	lost  atomic.Int64
+	queue chan item
 	end   chan struct{}
 	done  chan struct{}
 	once  sync.Once
+
+	mu   sync.Mutex // keeps lost and the order of the queue together
+	lost int64      // since the last record that found room
 
 	// Of the writing goroutine alone.
 	file    *os.File
@@ -66,6 +67,11 @@ type Log struct {
 	number  int
 	failed  bool // said once
 	buf     []byte
+}
+
+type item struct {
+	r    record.Record
+	lost int64 // records before it
 }
 
 // Open makes dir and begins a new segment there.
@@ -80,7 +86,7 @@ func Open(dir string, o Options) (*Log, error) {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	l := &Log{dir: dir, max: o.Bytes / segments, log: o.Log, started: time.Now().UnixMilli(),
-		queue: make(chan record.Record, maxQueued), end: make(chan struct{}), done: make(chan struct{})}
+		queue: make(chan item, maxQueued), end: make(chan struct{}), done: make(chan struct{})}
 	if err := l.rotate(); err != nil {
 		return nil, err
 	}
@@ -90,10 +96,13 @@ func Open(dir string, o Options) (*Log, error) {
 
 // Record queues r. It does not block; when the queue is full r is counted as lost.
 func (l *Log) Record(r record.Record) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	select {
-	case l.queue <- r:
+	case l.queue <- item{r, l.lost}:
+		l.lost = 0
 	default:
-		l.lost.Add(1)
+		l.lost++
 	}
 }
 
@@ -130,25 +139,25 @@ func (l *Log) run() {
 				}
 				break
 			}
-			l.gap(0)
+			l.mu.Lock()
+			lost := l.lost
+			l.mu.Unlock()
+			l.gap(0, lost)
 			l.check(errors.Join(l.out.Flush(), l.file.Close()))
 			return
 		}
 	}
 }
 
-// write appends r, behind a Gap if something was lost before it.
-func (l *Log) write(r record.Record) {
-	// Lost before r: the queue was full then, so everything in it is older.
-	if len(l.queue) == 0 {
-		l.gap(r.At)
-	}
-	l.append(&r)
+// write appends a record, behind a Gap if something was lost before it.
+func (l *Log) write(x item) {
+	l.gap(x.r.At, x.lost)
+	l.append(&x.r)
 }
 
-func (l *Log) gap(at time.Duration) {
-	if n := l.lost.Swap(0); n > 0 {
-		l.append(&record.Record{At: at, Event: record.Gap{Lost: n}})
+func (l *Log) gap(at time.Duration, lost int64) {
+	if lost > 0 {
+		l.append(&record.Record{At: at, Event: record.Gap{Lost: lost}})
 	}
 }
 
@@ -156,7 +165,9 @@ func (l *Log) append(r *record.Record) {
 	b, err := record.Append(l.buf[:0], r)
 	if err != nil {
 		l.log.Error("encode market record", "err", err)
-		l.lost.Add(1)
+		l.mu.Lock()
+		l.lost++
+		l.mu.Unlock()
 		return
 	}
 	l.buf = b

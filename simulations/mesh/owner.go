@@ -156,7 +156,7 @@ func (p *part) ownerActions(o *owner, actions []market.OwnerAction) {
 		case market.Orphan:
 			// Its task is being placed again, or over: only what the journal has
 			// as running was adopted.
-			o.after = append(o.after, market.Disown{Lease: a.Lease, Node: a.Node})
+			o.after = append(o.after, market.Disown(a))
 		case market.Discover:
 			p.lookUp(o, &a)
 		}
