@@ -11,7 +11,7 @@ TESTSUM := .cache/bin/testsum
 
 # Packages that need neither root nor minutes of compiling.
 # simulations/virtual links libp2p.
-QUICK := ./cli ./cli/client ./cli/interrupt ./cli/output ./cli/python ./simulations \
+QUICK := ./cli ./cli/client ./cli/interrupt ./cli/output ./cli/python ./cli/sim ./simulations \
 	$(patsubst %,./%/...,$(wildcard internal proto scheduler tools) \
 	$(filter-out simulations/virtual,$(patsubst %/,%,$(wildcard simulations/*/))))
 

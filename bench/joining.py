@@ -82,7 +82,7 @@ def join_once(mesh, i):
 
 
 def pulled(phases):
-    """(MiB, ms) of the pull phase, whose detail reads `112.4 MiB from 1 peers`."""
+    """(MiB, ms) of the pull phase, whose detail reads `112.4 MiB from 1 peer`."""
     for p in phases:
         if p.get("name") == "pull" and "MiB" in p.get("detail", ""):
             return float(p["detail"].split()[0]), float(p["durationMs"])
@@ -108,7 +108,7 @@ print((time.monotonic() - t) * 1e3)
 
 def pull_once():
     """(MiB, ms over the mesh, ms of a TCP copy)."""
-    with Mesh(2, "--gpus", "H200:1") as mesh:
+    with Mesh(2, "--gpus", "H200:1", "--node-arg=--no-prefetch") as mesh:
         # Only node 2 has the GPU; node 1 makes the image when it is asked for.
         one, two = mesh.nodes
         (call,) = cold.run(mesh.env(1), "born_on_gpu")

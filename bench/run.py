@@ -103,8 +103,8 @@ from the call of `.remote()`, to the first line of Python that the user wrote.""
 Three nodes on this machine, no work, after a quiet minute; node 1 is the founder."""),
     ("joining", "Joining, and an image over the mesh", joining.measure, """\
 A node joins with a ticket and simulated GPUs; a node that did not issue the ticket
-lists them. The image is the default base, on its first use at a node that lacks it;
-beside it a plain TCP copy of as many bytes between the same two nodes, into a file."""),
+lists them. The image is the default base, on its first use at a node that lacks it
+and was told not to fetch it ahead; beside it a plain TCP copy of as many bytes between the same two nodes, into a file."""),
 ]
 
 

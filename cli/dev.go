@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 
@@ -28,7 +29,7 @@ func (a *App) devCommand() *cobra.Command {
 			return unknownCommand(cmd, args[0])
 		},
 	}
-	c.AddCommand(a.devUpCommand(), a.devDownCommand(), a.devEnvCommand())
+	c.AddCommand(a.devUpCommand(), a.devDownCommand(), a.devEnvCommand(), a.devStatusCommand())
 	return c
 }
 
@@ -116,6 +117,50 @@ API_PORT and BEAM_TOKEN, as lines for a shell.`,
 		},
 	}
 	c.Flags().IntVar(&f.Node, "node", 1, "the node to talk to")
+	devDir(c, &f)
+	return c
+}
+
+func (a *App) devStatusCommand() *cobra.Command {
+	var f DevFlags
+	c := &cobra.Command{
+		Use: "status", Short: "List the nodes of that mesh: which run, and where they answer", Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if a.roles.Dev.Status == nil {
+				return missing(cmd.CommandPath())
+			}
+			p, err := a.printer()
+			if err != nil {
+				return err
+			}
+			m, err := a.roles.Dev.Status(cmd.Context(), f)
+			if err != nil {
+				return err
+			}
+			t := output.Table{
+				Columns: []output.Column{{Title: "Node"}, {Title: "Name"}, {Title: "State", Paint: output.PaintStatus}, {Title: "gRPC"},
+					{Title: "HTTP"}, {Title: "GPUs"}, {Title: "PID", Wide: true, Right: true}, {Title: "Log", Wide: true}},
+				Value: m,
+			}
+			down := 0
+			for _, n := range m.Nodes {
+				state, pid := "ready", fmt.Sprint(n.PID)
+				if !n.Up {
+					state, pid = "down", "-"
+					down++
+				}
+				t.Names = append(t.Names, n.Name)
+				t.Rows = append(t.Rows, []string{fmt.Sprint(n.Number), n.Name, state, n.GRPC, n.HTTP, cmp.Or(n.GPUs, "-"), pid, n.Log})
+			}
+			switch {
+			case !m.Ready:
+				t.Footer = "the mesh did not come up: `beam dev down`, then `beam dev up`"
+			case down > 0:
+				t.Footer = fmt.Sprintf("%s of %d down; `beam dev down`, then `beam dev up` makes the mesh anew", output.Count(down, "node"), len(m.Nodes))
+			}
+			return p.Table(t)
+		},
+	}
 	devDir(c, &f)
 	return c
 }

@@ -16,9 +16,15 @@ import (
 const barWidth = 32
 
 func (a *App) explainCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:               "explain TASK",
-		Short:             "Say why a task ran where it ran, and why others refused",
+	var changes []string
+	c := &cobra.Command{
+		Use:   "explain TASK",
+		Short: "Say why a task ran where it ran, and why others refused",
+		Long: `Say why a task ran where it ran, and why others refused.
+
+With --if it also answers what would happen now if the task had asked for
+something else: cpu=2, memory=8GiB, disk=20GiB, gpu=any, gpu=none, zone=lab.
+Nothing is placed by asking.`,
 		Args:              exactly(1, "one task id"),
 		ValidArgsFunction: a.completeTasks,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -32,7 +38,7 @@ func (a *App) explainCommand() *cobra.Command {
 			}
 			ctx, cancel := a.callContext(cmd.Context())
 			defer cancel()
-			res, err := conn.Node.Explain(ctx, connect.NewRequest(&beammeshv1.ExplainRequest{TaskId: args[0]}))
+			res, err := conn.Node.Explain(ctx, connect.NewRequest(&beammeshv1.ExplainRequest{TaskId: args[0], Changes: changes}))
 			if err != nil {
 				return conn.Fault(err)
 			}
@@ -43,6 +49,8 @@ func (a *App) explainCommand() *cobra.Command {
 			return err
 		},
 	}
+	c.Flags().StringArrayVar(&changes, "if", nil, "what if it had asked for this: gpu=any, memory=8GiB, cpu=2; may be given again")
+	return c
 }
 
 type explainRecord struct {
@@ -51,6 +59,14 @@ type explainRecord struct {
 	Phases   []phaseRecord   `json:"phases"`
 	Attempts []attemptRecord `json:"attempts"`
 	Notes    []string        `json:"notes,omitempty"`
+	WhatIf   *whatIfRecord   `json:"what_if,omitempty"`
+}
+
+type whatIfRecord struct {
+	Demand     string            `json:"demand"`
+	Verdict    string            `json:"verdict"`
+	Candidates []candidateRecord `json:"candidates"`
+	Notes      []string          `json:"notes,omitempty"`
 }
 
 type phaseRecord struct {
@@ -92,17 +108,25 @@ func explanationOf(m *beammeshv1.ExplainResponse) explainRecord {
 	for _, at := range m.GetAttempts() {
 		x := attemptRecord{
 			Attempt: at.GetAttempt(), Node: at.GetNodeName(), NodeID: at.GetNodeId(), How: at.GetHow(),
-			Rounds: at.GetRounds(), Candidates: []candidateRecord{}, End: at.GetEnd(), Notes: at.GetNotes(),
-		}
-		for _, c := range at.GetCandidates() {
-			x.Candidates = append(x.Candidates, candidateRecord{
-				Node: c.GetNodeName(), NodeID: c.GetNodeId(), Verdict: c.GetVerdict(), Score: c.GetScore(),
-				Reasons: c.GetReasons(), Terms: c.GetTerms(), Source: c.GetSource(),
-			})
+			Rounds: at.GetRounds(), Candidates: candidatesOf(at.GetCandidates()), End: at.GetEnd(), Notes: at.GetNotes(),
 		}
 		r.Attempts = append(r.Attempts, x)
 	}
+	if w := m.GetWhatIf(); w != nil {
+		r.WhatIf = &whatIfRecord{w.GetDemand(), w.GetVerdict(), candidatesOf(w.GetCandidates()), w.GetNotes()}
+	}
 	return r
+}
+
+func candidatesOf(cs []*beammeshv1.Candidate) []candidateRecord {
+	out := []candidateRecord{}
+	for _, c := range cs {
+		out = append(out, candidateRecord{
+			Node: c.GetNodeName(), NodeID: c.GetNodeId(), Verdict: c.GetVerdict(), Score: c.GetScore(),
+			Reasons: c.GetReasons(), Terms: c.GetTerms(), Source: c.GetSource(),
+		})
+	}
+	return out
 }
 
 // explanation is the page for people.
@@ -149,6 +173,14 @@ func explanation(p *output.Printer, m *beammeshv1.ExplainResponse, now time.Time
 	for _, at := range r.Attempts {
 		writeAttempt(&b, p, at)
 	}
+	if w := r.WhatIf; w != nil {
+		fmt.Fprintf(&b, "\n%s  %s\n", st.Bold("What if"), output.Clean(w.Demand))
+		fmt.Fprintf(&b, "  %s\n", output.Clean(w.Verdict))
+		writeCandidates(&b, p, w.Candidates)
+		for _, n := range w.Notes {
+			fmt.Fprintf(&b, "  %s %s\n", st.Yellow("note:"), output.Clean(n))
+		}
+	}
 	return b.String()
 }
 
@@ -170,25 +202,30 @@ func writeAttempt(b *strings.Builder, p *output.Printer, at attemptRecord) {
 		b.WriteString("  " + strings.Join(how, ", "))
 	}
 	b.WriteByte('\n')
-	if len(at.Candidates) > 0 {
-		t := output.Table{Columns: []output.Column{
-			{Title: "Node"}, {Title: "Verdict", Paint: output.PaintStatus}, {Title: "Score", Right: true}, {Title: "Why"},
-			{Title: "Known from", Wide: true},
-		}}
-		for _, c := range at.Candidates {
-			why := strings.Join(append(append([]string{}, c.Reasons...), c.Terms...), ", ")
-			score := ""
-			if c.Score != 0 || len(c.Terms) > 0 {
-				score = fmt.Sprint(c.Score)
-			}
-			t.Rows = append(t.Rows, []string{c.Node, c.Verdict, score, why, c.Source})
-		}
-		b.WriteString(p.Grid(t, "  "))
-	}
+	writeCandidates(b, p, at.Candidates)
 	for _, n := range at.Notes {
 		fmt.Fprintf(b, "  %s %s\n", st.Yellow("note:"), output.Clean(n))
 	}
 	if at.End != "" {
 		fmt.Fprintf(b, "  %s %s\n", st.Yellow("ended:"), output.Clean(at.End))
 	}
+}
+
+func writeCandidates(b *strings.Builder, p *output.Printer, cs []candidateRecord) {
+	if len(cs) == 0 {
+		return
+	}
+	t := output.Table{Columns: []output.Column{
+		{Title: "Node"}, {Title: "Verdict", Paint: output.PaintStatus}, {Title: "Score", Right: true}, {Title: "Why"},
+		{Title: "Known from", Wide: true},
+	}}
+	for _, c := range cs {
+		why := strings.Join(append(append([]string{}, c.Reasons...), c.Terms...), ", ")
+		score := ""
+		if c.Score != 0 || len(c.Terms) > 0 {
+			score = fmt.Sprint(c.Score)
+		}
+		t.Rows = append(t.Rows, []string{c.Node, c.Verdict, score, why, c.Source})
+	}
+	b.WriteString(p.Grid(t, "  "))
 }

@@ -278,6 +278,16 @@ func (f *fakeNode) Explain(_ context.Context, req *connect.Request[beammeshv1.Ex
 			{Attempt: 2, NodeName: "box2", How: "pulled the open offer"},
 		}
 	}
+	if len(req.Msg.Changes) > 0 {
+		if req.Msg.Changes[0] == "colour=green" {
+			return nil, fault.New(fault.Invalid, "\"colour\" cannot be changed: cpu, memory, disk, gpu, zone can", "such as --if gpu=any")
+		}
+		res.WhatIf = &beammeshv1.WhatIf{Demand: "1 core, " + strings.Join(req.Msg.Changes, ", "), Verdict: "would be placed on box2 now",
+			Candidates: []*beammeshv1.Candidate{
+				{NodeName: "box2", Verdict: "chosen", Score: 40, Terms: []string{"40ms: load 40ms"}, Source: "gossip"},
+				{NodeName: "box1", Verdict: "refused", Reasons: []string{"has no GPU, asked for any GPU"}, Source: "hello"},
+			}, Notes: []string{"the largest node that fits has 4 cores"}}
+	}
 	return connect.NewResponse(res), nil
 }
 
@@ -352,7 +362,7 @@ func (f *fakeNode) ListNodes(context.Context, *connect.Request[beammeshv1.ListNo
 
 func (f *fakeNode) Status(_ context.Context, req *connect.Request[beammeshv1.StatusRequest]) (*connect.Response[beammeshv1.StatusResponse], error) {
 	res := &beammeshv1.StatusResponse{
-		Node: nodes()[0], MeshId: "7f3k", Members: 3, Connected: 1, LedgerVoter: true, LedgerState: "voter", TasksOpen: 2, Containers: 2,
+		Node: nodes()[0], MeshId: "7f3k", Members: 3, Connected: 1, LedgerVoter: true, LedgerState: "voter", TasksOpen: 2, Containers: 2, Images: "2 ready, fetching image 1a2b3c4d: 57 %",
 		Counters: map[string]int64{"blocks.bytes_in": 1 << 20, "blocks.corrupt": 0},
 		Troubles: []*beammeshv1.Trouble{{Code: "clock_skew", Severity: "warning", Text: "the clock differs from box3's by 12 min", Hint: "switch time synchronisation on"}},
 	}

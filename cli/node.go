@@ -9,6 +9,7 @@ import (
 	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
 
+	"github.com/beammesh/beammesh/cli/client"
 	"github.com/beammesh/beammesh/cli/output"
 	beammeshv1 "github.com/beammesh/beammesh/proto/beammesh/v1"
 	"github.com/beammesh/beammesh/proto/fault"
@@ -44,6 +45,7 @@ passes their tasks on to others.`,
 				return missing(cmd.CommandPath())
 			}
 			flags.Started = func(s NodeStarted) error { return a.started(raw.readyFD, s) }
+			flags.Progress = func(line string) { a.progress("  %s", output.Clean(line)) }
 			return a.roles.NodeUp(cmd.Context(), flags)
 		},
 	}
@@ -70,6 +72,7 @@ same member.`,
 				return missing(cmd.CommandPath())
 			}
 			flags.Started = func(s NodeStarted) error { return a.started(raw.readyFD, s) }
+			flags.Progress = func(line string) { a.progress("  %s", output.Clean(line)) }
 			return a.roles.NodeJoin(cmd.Context(), strings.TrimSpace(args[0]), flags)
 		},
 	}
@@ -258,9 +261,30 @@ func (a *App) nodeLeaveCommand() *cobra.Command {
 			if err != nil {
 				return conn.Fault(err)
 			}
-			return a.followDrain(cmd.Context(), st, conn.Fault, true)
+			if err := a.followDrain(cmd.Context(), st, conn.Fault, true); err != nil {
+				return err
+			}
+			return a.forgetNode(conn.Settings())
 		},
 	}
+}
+
+// forgetNode removes the contexts of a node that left: their tokens open
+// nothing there any more.
+func (a *App) forgetNode(s client.Settings) error {
+	cfg, err := a.loadConfig()
+	if err != nil {
+		return err
+	}
+	names := cfg.DeleteNode(s.Host, s.Port)
+	if len(names) == 0 {
+		return nil
+	}
+	if err := cfg.Save(); err != nil {
+		return err
+	}
+	a.progress("removed from %s: context %s", cfg.Path(), strings.Join(names, ", "))
+	return nil
 }
 
 // followDrain shows the steps of a drain. leaving tells that the node exits

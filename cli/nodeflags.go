@@ -23,6 +23,7 @@ type rawNodeFlags struct {
 	NodeFlags
 	gpus, memory string
 	diskFloor    string
+	journal      string
 	readyFD      int
 }
 
@@ -30,6 +31,7 @@ func (r *rawNodeFlags) add(c *cobra.Command) {
 	f := c.Flags()
 	f.StringVar(&r.DataDir, "data", "", "folder for all state (default /var/lib/beam, or ~/.local/share/beam without root)")
 	f.StringVar(&r.Name, "name", "", "name of this node (default: the host name)")
+	f.StringVar(&r.Zone, "zone", "", "where this machine stands, such as lab-2: work is placed in the zone of the node that takes it, where all else is equal")
 	f.StringSliceVar(&r.Listen, "listen", nil, "addresses for other nodes, host:port or multiaddr (default: all)")
 	f.StringVar(&r.GRPC, "grpc", "127.0.0.1:1993", "address for gRPC and Connect clients")
 	f.StringVar(&r.HTTP, "http", "127.0.0.1:1994", "address for REST and HTTP clients")
@@ -37,10 +39,12 @@ func (r *rawNodeFlags) add(c *cobra.Command) {
 	f.Float64Var(&r.CPUs, "cpus", 0, "cores to offer (default: all)")
 	f.StringVar(&r.memory, "memory", "", "memory to offer, such as 8GiB (default: what there is)")
 	f.StringVar(&r.diskFloor, "disk-floor", "1GiB", "disk that stays free: below it no container is started")
+	f.StringVar(&r.journal, "market-journal", "64MiB", "disk for the journal of placement decisions, which 'beam sim replay' reads; 0 keeps none")
 	f.Float64Var(&r.CPUOvercommit, "cpu-overcommit", 1, "offer this many times the cores")
 	f.BoolVar(&r.NoGossip, "no-gossip", false, "do without gossip")
 	f.BoolVar(&r.NoMDNS, "no-mdns", false, "do without discovery on the local network")
 	f.BoolVar(&r.NoDHT, "no-dht", false, "do without the distributed index")
+	f.BoolVar(&r.NoPrefetch, "no-prefetch", false, "fetch images when a task wants them, not before")
 	f.StringSliceVar(&r.UpstreamDNS, "upstream-dns", nil, "name servers for containers (default: this machine's)")
 	f.StringVar(&r.LogLevel, "log-level", "", "debug, info, warn or error (default: info; warn on a terminal)")
 	f.IntVar(&r.readyFD, "ready-fd", -1, "write one line of JSON to this file descriptor when ready, and leave ~/.beam alone")
@@ -78,6 +82,14 @@ func (r *rawNodeFlags) check(cmd *cobra.Command, terminal bool) (NodeFlags, erro
 	}
 	if out.DiskFloor, err = parseBytes(r.diskFloor); err != nil {
 		return out, usage(cmd, "--disk-floor: "+err.Error())
+	}
+	if r.journal != "0" {
+		if out.MarketJournal, err = parseBytes(r.journal); err != nil {
+			return out, usage(cmd, "--market-journal: "+err.Error())
+		}
+		if out.MarketJournal < 1<<20 {
+			return out, usage(cmd, "--market-journal has to be 1MiB at least, or 0 for none")
+		}
 	}
 	switch {
 	case math.IsNaN(out.CPUs) || out.CPUs < 0 || out.CPUs > maxOfferableCores:

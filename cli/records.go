@@ -26,6 +26,7 @@ type taskRecord struct {
 	NodeID    string     `json:"node_id"`
 	Container string     `json:"container_id"`
 	Attempt   uint32     `json:"attempt"`
+	Accepted  uint32     `json:"accepted"`
 	Headless  bool       `json:"headless"`
 	Waiting   string     `json:"waiting,omitempty"`
 	Created   *time.Time `json:"created_at,omitempty"`
@@ -44,7 +45,7 @@ func taskOf(t *beammeshv1.TaskInfo) taskRecord {
 	r := taskRecord{
 		ID: t.GetId(), Status: t.GetStatus(), Name: t.GetStubName(), StubID: t.GetStubId(), Workspace: t.GetWorkspaceId(),
 		Owner: t.GetOwnerName(), OwnerID: t.GetOwnerId(), Node: t.GetNodeName(), NodeID: t.GetNodeId(),
-		Container: t.GetContainerId(), Attempt: t.GetAttempt(), Headless: t.GetHeadless(), Waiting: t.GetWaiting(),
+		Container: t.GetContainerId(), Attempt: t.GetAttempt(), Accepted: t.GetAccepted(), Headless: t.GetHeadless(), Waiting: t.GetWaiting(),
 		Created: moment(t.GetCreatedAt()), Started: moment(t.GetStartedAt()), Ended: moment(t.GetEndedAt()),
 	}
 	if e := t.GetOutcome().GetError(); e != nil {

@@ -3,6 +3,8 @@ package cli
 import (
 	"context"
 	"time"
+
+	"github.com/spf13/cobra"
 )
 
 // Roles is what the one main of this program puts in. A role that is nil makes
@@ -21,6 +23,8 @@ type Roles struct {
 	SDK func() (string, error)
 	// Dev runs meshes of several nodes on this machine.
 	Dev DevRoles
+	// Sim makes the command `sim`, which knows the simulator; nil = there is none.
+	Sim func(*App) *cobra.Command
 }
 
 // DevRoles are the commands behind `beam dev`.
@@ -29,6 +33,29 @@ type DevRoles struct {
 	Down func(ctx context.Context, flags DevFlags, progress Progress) error
 	// Env gives KEY=VALUE lines with which clients find a node of the mesh.
 	Env func(ctx context.Context, flags DevFlags) ([]string, error)
+	// Status tells of the mesh and its nodes, running or not.
+	Status func(ctx context.Context, flags DevFlags) (DevStatus, error)
+}
+
+// DevStatus is a mesh of `dev up`.
+type DevStatus struct {
+	Name  string    `json:"name"`
+	Dir   string    `json:"dir"`
+	Ready bool      `json:"ready"` // its start went to the end
+	Nodes []DevNode `json:"nodes"`
+}
+
+// DevNode is one node of it.
+type DevNode struct {
+	Number int    `json:"number"` // from 1, as --node takes it
+	Name   string `json:"name"`
+	Up     bool   `json:"up"` // its process runs
+	Addr   string `json:"addr"`
+	GRPC   string `json:"grpc"` // host:port, from this machine
+	HTTP   string `json:"http"`
+	GPUs   string `json:"gpus,omitempty"` // simulated
+	PID    int    `json:"pid,omitempty"`
+	Log    string `json:"log"` // file with what it printed
 }
 
 // Progress takes steps of longer work, for people; lines come in order.
@@ -45,16 +72,21 @@ type NodeFlags struct {
 	CPUs          float64 // cores to offer; 0 = all
 	MemoryBytes   int64   // memory to offer; 0 = what there is
 	CPUOvercommit float64 // >= 1
-	DiskFloor     int64   // bytes that stay free; 0 = the default
+	Zone          string
+	DiskFloor     int64 // bytes that stay free; 0 = the default
+	MarketJournal int64 // bytes of the journal of placement decisions; 0 = none
 	NoGossip      bool
 	NoMDNS        bool
 	NoDHT         bool
+	NoPrefetch    bool     // no images before a task wants them
 	UpstreamDNS   []string // host or host:port; empty = the host's resolvers
 	LogLevel      string   // debug, info, warn, error
 
 	// Started is set by this package: the node calls it once when it can take
 	// work. It prints what people and scripts wait for.
 	Started func(NodeStarted) error `json:"-"`
+	// Progress is set by this package: it takes what the node does before that.
+	Progress Progress `json:"-"`
 }
 
 // SimulatedGPU asks for Count devices that exist only in the inventory.
@@ -98,7 +130,7 @@ type Check struct {
 	Took   time.Duration `json:"-"`
 }
 
-// DevFlags is what `dev up`, `dev down` and `dev env` can be told.
+// DevFlags is what `dev up`, `dev down`, `dev env` and `dev status` can be told.
 type DevFlags struct {
 	Dir           string // folder of the mesh's state; "" = the default
 	Name          string // of bridge and namespaces; "" = the default

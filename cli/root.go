@@ -71,6 +71,9 @@ func (a *App) root() *cobra.Command {
 	}
 	in(groupWork, a.runCommand(), a.submitCommand(), a.taskCommand(), a.containerCommand(), a.logsCommand(), a.explainCommand())
 	in(groupMesh, a.nodeCommand(), a.devCommand())
+	if a.roles.Sim != nil {
+		in(groupMore, a.roles.Sim(a))
+	}
 	in(groupMore, a.configCommand(), a.tokenCommand(), a.versionCommand())
 	root.AddCommand(a.laterCommands()...)
 	root.SetHelpCommandGroupID(groupMore)

@@ -56,6 +56,17 @@ func beam() {
 				}
 				return []string{fmt.Sprintf("GATEWAY_HOST=10.77.0.%d", f.Node), "GATEWAY_PORT=1993", "BEAM_TOKEN=it's"}, nil
 			},
+			Status: func(_ context.Context, f cli.DevFlags) (cli.DevStatus, error) {
+				switch f.Dir {
+				case "/none":
+					return cli.DevStatus{}, fault.New(fault.NotFound, "no dev mesh is up", "start one: 'beam dev up'")
+				case "/half":
+					return cli.DevStatus{Name: "beamdev", Dir: "/half", Nodes: []cli.DevNode{}}, nil
+				}
+				return cli.DevStatus{Name: "beamdev", Dir: "/x", Ready: true, Nodes: []cli.DevNode{
+					{Number: 1, Name: "node1", Up: true, Addr: "10.77.0.11", GRPC: "10.77.0.11:1993", HTTP: "10.77.0.11:1994", PID: 42, Log: "/x/n1.log"},
+					{Number: 2, Name: "node2", Addr: "10.77.0.12", GRPC: "10.77.0.12:1993", HTTP: "10.77.0.12:1994", GPUs: "H100:2", Log: "/x/n2.log"}}}, nil
+			},
 		}
 	}
 	os.Exit(cli.New(roles).Run(context.Background(), os.Args[1:], env))
@@ -79,6 +90,7 @@ func startFake(ticket string, f cli.NodeFlags) error {
 	}
 	if ticket != "" {
 		s.Members, s.Ticket = 3, ""
+		f.Progress("fetching the base image: 50 %")
 	}
 	return started(s)
 }

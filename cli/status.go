@@ -21,6 +21,7 @@ type statusRecord struct {
 	Ledger      string           `json:"ledger"`
 	Tasks       uint32           `json:"tasks_open"`
 	Containers  uint32           `json:"containers"`
+	Images      string           `json:"images,omitempty"`
 	Troubles    []troubleRecord  `json:"troubles"`
 	Counters    map[string]int64 `json:"counters"`
 }
@@ -53,7 +54,7 @@ func (a *App) nodeStatusCommand() *cobra.Command {
 			m := res.Msg
 			r := statusRecord{
 				Node: nodeOf(m.GetNode()), MeshID: m.GetMeshId(), Members: m.GetMembers(), Connected: m.GetConnected(),
-				LedgerVoter: m.GetLedgerVoter(), Ledger: m.GetLedgerState(), Tasks: m.GetTasksOpen(), Containers: m.GetContainers(),
+				LedgerVoter: m.GetLedgerVoter(), Ledger: m.GetLedgerState(), Tasks: m.GetTasksOpen(), Containers: m.GetContainers(), Images: m.GetImages(),
 				Troubles: []troubleRecord{}, Counters: m.GetCounters(),
 			}
 			if r.Counters == nil {
@@ -100,6 +101,9 @@ func statusPage(p *output.Printer, r statusRecord) string {
 		line("cpu", "%s  %s of %s cores in use", p.Share(used, n.CPU, shareWidth), output.Millis(used), output.Millis(n.CPU))
 		used = n.Memory - n.MemoryFree
 		line("memory", "%s  %s of %s in use", p.Share(used, n.Memory, shareWidth), output.Bytes(used), output.Bytes(n.Memory))
+		if r.Images != "" {
+			line("images", "%s", output.Clean(r.Images))
+		}
 	} else {
 		line("worker", "no: it answers clients but runs no containers")
 	}

@@ -45,6 +45,7 @@ func (m *mesh) cutOff(i int) {
 }
 
 type nodeStatus struct {
+	Images   string           `json:"images"`
 	Counters map[string]int64 `json:"counters"`
 	Troubles []struct {
 		Code string `json:"code"`
@@ -75,9 +76,9 @@ if __name__ == "__main__":
 
 // Nodes 2 and 3 have neither a base image nor a way to the package mirror:
 // everything they run comes over the mesh. One of node 3's two sources sends
-// every tenth block with a flipped bit.
+// every tenth block with a flipped bit. Nothing comes ahead, so that there are two.
 func TestImagesComeOverTheMesh(t *testing.T) {
-	m := ownMesh(t, dev.Options{Nodes: 3, GPUs: "H100:1,RTX4090:1", EnvOf: map[int][]string{
+	m := ownMesh(t, dev.Options{Nodes: 3, GPUs: "H100:1,RTX4090:1", NodeArgs: []string{"--no-prefetch"}, EnvOf: map[int][]string{
 		2: {"BEAM_BASE_CACHE=", "BEAM_TEST_CORRUPT_BLOCKS=10"}, 3: {"BEAM_BASE_CACHE="}}})
 	m.cutOff(2)
 	m.cutOff(3)

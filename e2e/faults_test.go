@@ -13,6 +13,15 @@ import (
 // ownerGap replaces the 60 s after which workers stop what nobody asks for.
 const ownerGap = 12 * time.Second
 
+// How soon a node is out of placement is promised; the times are those of node
+// 1's own log, so that a slow client does not count. The first is decided by the
+// other kernel's answer and took 25 ms at most with 15 spinning processes on two
+// cores; the second is the sum of two timers, 6.8 s.
+const (
+	brokenWithin = time.Second
+	silentWithin = 10 * time.Second
+)
+
 // job runs %[1]s on one of the two nodes that have an H100, never on node1, for
 // argv[1] seconds; argv[2] "submit" detaches.
 const job = `
@@ -69,10 +78,11 @@ func testWorkerDies(m *mesh) {
 	p := m.startPython(1, fmt.Sprintf(job, "lost"), "5")
 	p.expect("began")
 	first := m.task(1, "lost", running)
-	m.kill(index(t, first.Node))
+	id := m.nodeID(1, first.Node)
 	killed := time.Now()
+	m.kill(index(t, first.Node))
+	out := m.downAt(1, id, killed).Sub(killed)
 	m.node(1, first.Node, "unreachable")
-	out := time.Since(killed)
 	res, errs, code := p.wait()
 	if code != 0 || !strings.Contains(res, "result") {
 		t.Fatalf("a task that lost its node: exit %d\n%s%s", code, res, errs)
@@ -81,7 +91,10 @@ func testWorkerDies(m *mesh) {
 	if len(e.Attempts) != 2 || e.Attempts[0].Node != first.Node || e.Attempts[1].Node == first.Node || e.Task.Attempt != 2 || e.Task.Status != "COMPLETE" {
 		t.Errorf("want a first attempt on %s and a second elsewhere: %+v", first.Node, e)
 	}
-	t.Logf("figure: kill -9 of a worker: out of the member list after %s; the whole second attempt of 5 s was over after %s",
+	if out > brokenWithin {
+		t.Errorf("a node that was killed was out of placement after %s, promised is %s", out, brokenWithin)
+	}
+	t.Logf("figure: kill -9 of a worker: out of placement after %s; the whole second attempt of 5 s was over after %s",
 		out.Round(time.Millisecond), time.Since(killed).Round(time.Millisecond))
 	m.restart(index(t, first.Node))
 }
@@ -92,10 +105,11 @@ func testSilentNode(m *mesh) {
 	p.expect("began")
 	first := m.task(1, "unheard", running)
 	i := index(t, first.Node)
-	do(t, func(ctx context.Context) error { return dev.Silence(ctx, m.root, i, true) })
+	id := m.nodeID(1, first.Node)
 	silent := time.Now()
+	do(t, func(ctx context.Context) error { return dev.Silence(ctx, m.root, i, true) })
+	out := m.downAt(1, id, silent).Sub(silent)
 	m.node(1, first.Node, "unreachable")
-	out := time.Since(silent)
 	res, errs, code := p.wait()
 	if code != 0 {
 		t.Fatalf("a task whose node fell silent: exit %d\n%s%s", code, res, errs)
@@ -105,8 +119,8 @@ func testSilentNode(m *mesh) {
 		t.Errorf("ran on %s as attempt %d, want the other node and 2", e.Task.Node, e.Task.Attempt)
 	}
 	t.Logf("figure: packets of a node dropped: out of placement after %s", out.Round(time.Millisecond))
-	if out > time.Minute {
-		t.Errorf("a silent node was believed for %s", out)
+	if out > silentWithin {
+		t.Errorf("a silent node was out of placement after %s, promised is %s", out, silentWithin)
 	}
 	do(t, func(ctx context.Context) error { return dev.Silence(ctx, m.root, i, false) })
 	m.node(1, first.Node, "ready")

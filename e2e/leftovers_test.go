@@ -10,25 +10,22 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/beammesh/beammesh/cli/dev"
 )
 
-// crowd starts six containers at once, of as many stubs, for tasks that are long.
+// crowd starts containers at once, of as many stubs, for tasks that are long. They
+// ask for so many cores that no node of two has room for all.
 const crowd = `
 import threading, time
 from beam import function
-
-def nap(x):
-    time.sleep(600)
 
 jobs = []
 for i in range(6):
     def work(x, i=i):
         time.sleep(600)
     work.__name__ = work.__qualname__ = "work%d" % i
-    globals()[work.__name__] = function(cpu=0.1, memory=64)(work)
+    globals()[work.__name__] = function(cpu=1.2, memory=64)(work)
     jobs.append(globals()[work.__name__])
 
 if __name__ == "__main__":
@@ -104,42 +101,163 @@ func stateOf(n *dev.Node) string {
 	return "/run/beam/" + hex.EncodeToString(d[:4])
 }
 
-// remains counts what a node's containers have on the machine.
-func remains(t testing.TB, n *dev.Node) string {
+// remains is what a node's containers have on the machine, counted by where the
+// kernel and the file system show it.
+type remains struct {
+	Cgroups, Processes, NetNS    int // of containers
+	Tasks, Sockets, Folders      int // below the node's state folder
+	RootFS                       int // overlay mounts
+	Disks, Veths                 int // those prepared ahead included
+	Snapshots, UnfinishedFolders int // below the node's data folder; layers stay
+}
+
+// remainsOf looks at one node, dead or alive.
+func remainsOf(t testing.TB, n *dev.Node) (r remains) {
 	t.Helper()
-	groups, _ := filepath.Glob("/sys/fs/cgroup/*" + n.Cgroup + "/containers/*/cgroup.procs")
-	v2, _ := filepath.Glob("/sys/fs/cgroup" + n.Cgroup + "/containers/*/cgroup.procs")
-	specs, _ := filepath.Glob(stateOf(n) + "/d/io.containerd.runtime.v2.task/*/*")
-	sockets, _ := filepath.Glob(stateOf(n) + "/a/*")
-	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	count := func(pattern string) int {
+		paths, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(paths)
+	}
+	spaces := map[string]bool{}
+	for _, group := range []string{"/sys/fs/cgroup/*" + n.Cgroup, "/sys/fs/cgroup" + n.Cgroup} {
+		files, _ := filepath.Glob(group + "/containers/*/cgroup.procs")
+		r.Cgroups += len(files)
+		for _, f := range files {
+			b, _ := os.ReadFile(f)
+			for pid := range strings.FieldsSeq(string(b)) {
+				r.Processes++
+				if ns, err := os.Readlink("/proc/" + pid + "/ns/net"); err == nil {
+					spaces[ns] = true
+				}
+			}
+		}
+	}
+	r.NetNS = len(spaces)
+	state := stateOf(n)
+	r.Tasks = count(state + "/d/io.containerd.runtime.v2.task/*/*")
+	r.Sockets, r.Folders = count(state+"/a/*"), count(state+"/c/*")
+	mounts, err := os.ReadFile("/proc/self/mountinfo") // nodes mount in the machine's own namespace
 	if err != nil {
 		t.Fatal(err)
 	}
-	return fmt.Sprintf("%d cgroups, %d tasks, %d socket folders, %d root filesystems", len(groups)+len(v2), len(specs), len(sockets),
-		strings.Count(string(mounts), stateOf(n)+"/d/io.containerd.runtime.v2.task/"))
+	for line := range strings.Lines(string(mounts)) {
+		f := strings.Fields(line)
+		switch {
+		case strings.HasPrefix(f[4], state+"/c/"):
+			r.RootFS++
+		case strings.HasPrefix(f[4], state+"/p/"):
+			r.Disks++
+		}
+	}
+	links, err := exec.Command("ip", "-n", n.NetNS, "-o", "link").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(links)) {
+		if f := strings.Fields(line); strings.HasPrefix(f[1], "bm") && strings.Contains(f[1], "-") {
+			r.Veths++
+		}
+	}
+	r.Snapshots = count(n.Dir + "/runtime/layers/snapshots/*")
+	r.UnfinishedFolders = count(n.Dir+"/runtime/layers/mnt-*") + count(n.Dir+"/runtime/disks/*")
+	return r
 }
 
-const nothing = "0 cgroups, 0 tasks, 0 socket folders, 0 root filesystems"
+// none says whether nothing of any container is there beside what a node at
+// rest has, and no more layers than it had.
+func (r remains) none(rest remains, snapshots int) bool {
+	rest.Snapshots, rest.UnfinishedFolders = r.Snapshots, 0
+	return r == rest && r.Snapshots <= snapshots
+}
+
+// all says whether every counter sees something of running containers.
+func (r remains) all(rest remains) bool {
+	return r.Cgroups > 0 && r.Processes > 0 && r.NetNS > 0 && r.Tasks > 0 && r.Sockets > 0 && r.Folders > 0 && r.RootFS > 0 &&
+		r.Disks > rest.Disks && r.Veths > rest.Veths && r.Snapshots > 0
+}
+
+// starts says whether a container is there, or a part of one.
+func (r remains) starts() bool { return r.Tasks+r.Folders+r.Sockets+r.Cgroups > 0 }
+
+// containers counts the leases that the mesh speaks of, by node.
+func (m *mesh) containers(i int) int {
+	m.t.Helper()
+	var all []map[string]any
+	m.beamJSON(i, &all, "container", "list")
+	return len(all)
+}
 
 func TestNothingIsLeftBehind(t *testing.T) {
 	m := ownMesh(t, dev.Options{Nodes: 2})
-	m.mustPython(1, square) // the image is there: containers start in a second
-	for k, after := range []time.Duration{100 * time.Millisecond, 900 * time.Millisecond} {
-		// Containers begin where the image is warm: at the node that is asked.
+	// The image is there on both: containers start in a second.
+	for i := 1; i <= 2; i++ {
+		if _, errs, code := m.beam(3-i, "node", "drain"); code != 0 {
+			t.Fatal(errs)
+		}
+		m.mustPython(i, square)
+		if _, errs, code := m.beam(3-i, "node", "drain", "--undo"); code != 0 {
+			t.Fatal(errs)
+		}
+	}
+	rest := make([]remains, 2)
+	atRest := func() {
+		t.Helper()
+		for i, n := range m.dev.Nodes {
+			eventually(t, patience, func() string {
+				rest[i] = remainsOf(t, n)
+				if c := m.containers(i + 1); rest[i].starts() || c > 0 {
+					return fmt.Sprintf("%s is not at rest: %d leases, %+v", n.Name, c, rest[i])
+				}
+				return ""
+			})
+		}
+	}
+	atRest()
+	// Prepared ahead are as many disks as links; one that is just being made is
+	// not what a node at rest has.
+	eventually(t, patience, func() string {
+		for i, n := range m.dev.Nodes {
+			if now := remainsOf(t, n); now != rest[i] || now.Disks != now.Veths || now.Disks == 0 {
+				rest[i] = now
+				return fmt.Sprintf("%s does not come to rest: %+v", n.Name, now)
+			}
+		}
+		return ""
+	})
+	for k, round := range []struct {
+		name string
+		hit  func(i int) bool // when node i may be killed
+	}{
+		{"containers run", func(i int) bool { return remainsOf(t, m.dev.Nodes[i]).all(rest[i]) }},
+		{"containers start", func(i int) bool { return remainsOf(t, m.dev.Nodes[i]).starts() }},
+	} {
 		owner, other := 1+k, 2-k
 		p := m.startPython(owner, crowd)
-		// The kill has to hit container starts at some point or other: a delay
-		// from when the first grant is seen, not a wait for anything.
+		hit := make([]remains, 2)
 		eventually(t, patience, func() string {
-			if remains(t, m.dev.Nodes[1])+remains(t, m.dev.Nodes[0]) == nothing+nothing {
-				return "no container starts"
+			for i, n := range m.dev.Nodes {
+				if !round.hit(i) {
+					return fmt.Sprintf("%s: not on %s: %+v", round.name, n.Name, remainsOf(t, n))
+				}
 			}
 			return ""
 		})
-		time.Sleep(after)
+		if round.name == "containers run" {
+			p.expect("submitted")
+			if n := m.containers(owner); n == 0 {
+				t.Error("the mesh speaks of no container while they run")
+			}
+		}
 		for i, n := range m.dev.Nodes {
 			m.kill(i + 1)
-			t.Logf("killed %s %s into container starts: %s", n.Name, after, remains(t, n))
+			hit[i] = remainsOf(t, n)
+			t.Logf("killed %s when %s: %+v", n.Name, round.name, hit[i])
+			if !hit[i].starts() {
+				t.Errorf("the kill of %s hit no container", n.Name)
+			}
 		}
 		_ = p.cmd.Process.Kill()
 		<-p.done
@@ -147,8 +265,8 @@ func TestNothingIsLeftBehind(t *testing.T) {
 		// places them again.
 		m.restart(other)
 		eventually(t, patience, func() string {
-			if r := remains(t, m.dev.Nodes[other-1]); r != nothing {
-				return fmt.Sprintf("node%d is back and has %s", other, r)
+			if r := remainsOf(t, m.dev.Nodes[other-1]); !r.none(rest[other-1], hit[other-1].Snapshots) {
+				return fmt.Sprintf("node%d is back and has %+v, at rest it had %+v", other, r, rest[other-1])
 			}
 			return ""
 		})
@@ -161,9 +279,13 @@ func TestNothingIsLeftBehind(t *testing.T) {
 			}
 		}
 		eventually(t, patience, func() string {
-			for _, n := range m.dev.Nodes {
-				if r := remains(t, n); r != nothing {
-					return n.Name + " has no task and " + r
+			for i, n := range m.dev.Nodes {
+				// What the stopped tasks brought meanwhile are layers of their code.
+				if r := remainsOf(t, n); !r.none(rest[i], r.Snapshots) {
+					return fmt.Sprintf("%s has no task and %+v, at rest it had %+v", n.Name, r, rest[i])
+				}
+				if c := m.containers(i + 1); c > 0 {
+					return fmt.Sprintf("%s speaks of %d containers", n.Name, c)
 				}
 			}
 			return ""
@@ -172,13 +294,18 @@ func TestNothingIsLeftBehind(t *testing.T) {
 	// And with every node dead in the middle of it, `beam dev down`.
 	m.startPython(1, crowd)
 	eventually(t, patience, func() string {
-		if remains(t, m.dev.Nodes[1])+remains(t, m.dev.Nodes[0]) == nothing+nothing {
-			return "no container starts"
+		for i, n := range m.dev.Nodes {
+			if r := remainsOf(t, n); !r.all(rest[i]) {
+				return fmt.Sprintf("no container runs on %s: %+v", n.Name, r)
+			}
 		}
 		return ""
 	})
 	m.kill(2)
 	m.kill(1)
+	if len(traces(t, m.dev.Nodes)) == 0 {
+		t.Error("nothing of two killed nodes with containers is seen")
+	}
 	if err := down(); err != nil {
 		t.Fatal(err)
 	}

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -18,6 +19,7 @@ type (
 		Node      string     `json:"node"`
 		Container string     `json:"container_id"`
 		Attempt   int        `json:"attempt"`
+		Accepted  int        `json:"accepted"`
 		Waiting   string     `json:"waiting"`
 		Created   *time.Time `json:"created_at"`
 		Started   *time.Time `json:"started_at"`
@@ -29,6 +31,7 @@ type (
 	}
 	explainJSON struct {
 		Task     taskJSON      `json:"task"`
+		Phases   []phaseJSON   `json:"phases"`
 		Attempts []attemptJSON `json:"attempts"`
 	}
 	attemptJSON struct {
@@ -38,6 +41,10 @@ type (
 		End        string          `json:"end"`
 		Candidates []candidateJSON `json:"candidates"`
 		Notes      []string        `json:"notes"`
+	}
+	phaseJSON struct {
+		Name   string `json:"name"`
+		Detail string `json:"detail"`
 	}
 	candidateJSON struct {
 		Node    string   `json:"node"`
@@ -104,6 +111,46 @@ func (m *mesh) node(i int, name, state string) {
 		}
 		return name + " is not listed"
 	})
+}
+
+// nodeID is the id of a node by its name, as node i knows it.
+func (m *mesh) nodeID(i int, name string) string {
+	m.t.Helper()
+	var all []nodeJSON
+	m.beamJSON(i, &all, "node", "ls")
+	for _, n := range all {
+		if n.Name == name {
+			return n.ID
+		}
+	}
+	m.t.Fatalf("%s is not listed", name)
+	return ""
+}
+
+// downAt waits until node i has written into its log that a member is down, and
+// gives the time that is written there; what it wrote before since is another story.
+func (m *mesh) downAt(i int, id string, since time.Time) (at time.Time) {
+	m.t.Helper()
+	eventually(m.t, patience, func() string {
+		b, err := os.ReadFile(m.dev.Nodes[i-1].Log)
+		if err != nil {
+			m.t.Fatal(err)
+		}
+		for line := range strings.Lines(string(b)) {
+			if !strings.Contains(line, `msg="member is down"`) || !strings.Contains(line, " peer="+id+" ") {
+				continue
+			}
+			stamp, _, _ := strings.Cut(strings.TrimPrefix(line, "time="), " ")
+			if at, err = time.Parse(time.RFC3339Nano, stamp); err != nil {
+				m.t.Fatal(err)
+			}
+			if !at.Before(since.Truncate(time.Millisecond)) {
+				return ""
+			}
+		}
+		return id + " is not down for node " + string(rune('0'+i))
+	})
+	return at
 }
 
 func running(t taskJSON) bool { return t.Status == "RUNNING" }

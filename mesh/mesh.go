@@ -130,7 +130,8 @@ const (
 	ViaTicket    Via = "ticket"    // of which one redeemed the other's
 	ViaMember    Via = "member"    // another member named it
 	ViaMDNS      Via = "mdns"      // seen on the local network
-	ViaDirectory Via = "directory" // the directory named it, or led to it
+	ViaDirectory Via = "directory" // the directory's routing led to it
+	ViaLookup    Via = "lookup"    // the directory named it for a key
 )
 
 // EventType tells what happened to a member.
@@ -147,6 +148,8 @@ type Event struct {
 	Type   EventType
 	Member Member
 	Reason string // for Down and Refused, for people
+	Hint   string // for Refused, when the peer refused us: what to do here
+	Left   bool   // for Down: it said that it leaves for good, and is no member any more
 }
 
 // Members is the live member list.

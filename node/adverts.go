@@ -47,6 +47,8 @@ type adverts struct {
 	seen   func(market.AdvertSeen)
 	ask    func(to mesh.PeerID) // sends WantAdvert
 	deny   revocations
+	// differs takes the digest of what a peer knows to be revoked.
+	differs func(from mesh.PeerID, digest string)
 
 	// mute: this node is without gossip, so that hello carries its own advert only.
 	mute bool
@@ -63,10 +65,11 @@ type adverts struct {
 // revocations is the part of token.DenySet that hello brings together.
 type revocations interface {
 	All() []string
-	Add(raw string) (news bool, err error)
+	AddAll(raws []string) (news int, err error)
+	Digest() string
 }
 
-// maxRevocations bounds those in one hello.
+// maxRevocations bounds those in one hello; the others follow, see tokens.catchUp.
 const maxRevocations = 256
 
 // maxRevocationBytes is the room for them beside the adverts: a greeting may
@@ -86,10 +89,13 @@ func newAdverts(self mesh.PeerID, log *slog.Logger) *adverts {
 func (a *adverts) set(ad scheduler.Advert) {
 	ad.Capacity.HotRoots = ad.Capacity.HotRoots[:min(len(ad.Capacity.HotRoots), maxAdvertRoots)]
 	b, err := proto.Marshal(marketwire.AdvertOut(ad))
-	for err == nil && len(b) > mesh.MaxGossip-signatureRoom && len(ad.Capacity.HotRoots) > 0 {
-		// Many devices: what is hot here is only a hint.
+	tooLarge := func() bool { return err == nil && len(b) > mesh.MaxGossip-signatureRoom }
+	if tooLarge() { // many devices: others do not need their ids
+		b, err = proto.Marshal(marketwire.AdvertSmall(ad))
+	}
+	for tooLarge() && len(ad.Capacity.HotRoots) > 0 { // what is hot here is only a hint
 		ad.Capacity.HotRoots = ad.Capacity.HotRoots[:len(ad.Capacity.HotRoots)-1]
-		b, err = proto.Marshal(marketwire.AdvertOut(ad))
+		b, err = proto.Marshal(marketwire.AdvertSmall(ad))
 	}
 	if err != nil {
 		a.log.Error("encode own advert", "err", err)
@@ -134,6 +140,7 @@ func (a *adverts) run(ctx context.Context) {
 				}
 			}
 		}
+		beat.Reset(heartbeat) // what was just said needs no repeating
 		pause.Reset(advertEvery)
 		select {
 		case <-pause.C:
@@ -241,6 +248,7 @@ func (a *adverts) Local(mesh.PeerID) []byte {
 		v.Adverts = append(v.Adverts, k.signed)
 	}
 	a.mu.Unlock()
+	v.RevocationsDigest = a.deny.Digest()
 	v.Revocations = a.deny.All()
 	v.Revocations = v.Revocations[:min(len(v.Revocations), maxRevocations)]
 	size = 0
@@ -263,15 +271,18 @@ func (a *adverts) Remote(from mesh.PeerID, via mesh.Via, payload []byte) {
 	if proto.Unmarshal(payload, v) != nil {
 		return
 	}
-	for _, r := range v.Revocations[:min(len(v.Revocations), maxRevocations)] {
-		if _, err := a.deny.Add(r); err != nil {
-			a.log.Debug("revocation refused", "err", err)
-		}
+	if _, err := a.deny.AddAll(v.Revocations[:min(len(v.Revocations), maxRevocations)]); err != nil {
+		a.log.Debug("revocation refused", "err", err)
 	}
+	a.differs(from, v.RevocationsDigest)
 	for i, s := range v.Adverts {
 		source := scheduler.SourceHello
-		if i == 0 && via == mesh.ViaDirectory { // a peer's own is its first
+		switch {
+		case i > 0: // a peer's own is its first
+		case via == mesh.ViaDirectory:
 			source = scheduler.SourceDHT
+		case via == mesh.ViaLookup:
+			source = scheduler.SourceLookup
 		}
 		a.take(from, s, source)
 	}
@@ -314,7 +325,7 @@ func (a *adverts) discover(ctx context.Context, classes []string) {
 			a.mu.Unlock()
 			if ok {
 				// The view knows it already; that the DHT names it is news.
-				a.seen(market.AdvertSeen{Advert: k.advert, Source: scheduler.SourceDHT})
+				a.seen(market.AdvertSeen{Advert: k.advert, Source: scheduler.SourceLookup})
 				continue
 			}
 			waits = append(waits, w)

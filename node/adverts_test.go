@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -15,13 +16,16 @@ import (
 	peerv1 "github.com/beammesh/beammesh/proto/beammesh/peer/v1"
 	"github.com/beammesh/beammesh/scheduler"
 	"github.com/beammesh/beammesh/scheduler/market"
+	"github.com/ipfs/go-cid"
+	"github.com/multiformats/go-multihash"
 	"google.golang.org/protobuf/proto"
 )
 
 type noRevocations struct{ list []string }
 
-func (r *noRevocations) All() []string            { return r.list }
-func (r *noRevocations) Add(string) (bool, error) { return false, nil }
+func (r *noRevocations) All() []string                { return r.list }
+func (r *noRevocations) AddAll([]string) (int, error) { return 0, nil }
+func (r *noRevocations) Digest() string               { return "" }
 
 // view is an adverts with what it told the owner.
 type view struct {
@@ -39,6 +43,7 @@ func newView(t *testing.T, w *meshtest.Network, name string) *view {
 	v := &view{adverts: newAdverts(n.PeerID(), slog.New(slog.DiscardHandler)), node: n, more: make(chan struct{}, 1)}
 	v.signer, v.gossip, v.dir, v.deny = n, n, n, &noRevocations{}
 	v.ask = func(mesh.PeerID) {}
+	v.differs = func(mesh.PeerID, string) {}
 	v.seen = func(s market.AdvertSeen) {
 		v.mu.Lock()
 		v.got = append(v.got, s)
@@ -181,32 +186,68 @@ func TestHelloFitsItsBound(t *testing.T) {
 	o.Remote(v.node.PeerID(), mesh.Via(""), []byte{0xff, 0xff})
 }
 
-func TestOwnAdvertFitsGossip(t *testing.T) {
-	w := meshtest.NewNetwork()
-	a, b := newView(t, w, "a"), newView(t, w, "b")
-	if _, err := b.node.Subscribe(topicAdverts, b.heard); err != nil {
-		t.Fatal(err)
-	}
-	ad := says(a.node, "b", 1)
-	for i := range 12 {
-		ad.Capacity.Devices = append(ad.Capacity.Devices, scheduler.Device{ID: fmt.Sprintf("GPU-%032d", i), Class: "H100", MemoryMiB: 81920, FreeMilli: 1000})
+// machine is an advert of a large node: classes take turns, so that no two
+// neighbours are alike, and no two devices are used alike.
+func machine(n *meshtest.Node, devices, classes int) scheduler.Advert {
+	ad := says(n, fmt.Sprintf("%032d", 1), 1<<40)
+	ad.Node = scheduler.NodeID(n.PeerID())
+	ad.Name = "gpu-server-0123.example.org"
+	c := &ad.Capacity
+	c.Total = scheduler.Resources{CPUMillis: 256_000, MemoryMiB: 4 << 20, DiskMiB: 64 << 20}
+	c.Free, c.DiskFloorMiB, c.Queue, c.Zone, c.BandwidthKiBps = c.Total, 1024, 100, "rack-12", 12<<20
+	c.Isolation, c.Arch, c.Features = []string{"trusted"}, "amd64", []string{"python/3.11"}
+	for i := range devices {
+		c.Devices = append(c.Devices, scheduler.Device{ID: fmt.Sprintf("GPU-%032d", i), Class: fmt.Sprintf("RTX6000ADA-%02d", i%classes),
+			MemoryMiB: int64(48<<10 + i%classes), FreeMilli: int64(1000 - i), Simulated: i%2 == 0})
 	}
 	for i := range 8 {
-		ad.Capacity.HotRoots = append(ad.Capacity.HotRoots, fmt.Sprintf("bafkreia%051d", i))
+		mh, err := multihash.Encode(bytes.Repeat([]byte{byte(i)}, 32), multihash.BLAKE3)
+		if err != nil {
+			panic(err)
+		}
+		c.HotRoots = append(c.HotRoots, cid.NewCidV1(cid.Raw, mh).String())
 	}
-	a.set(ad)
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan struct{})
-	go func() { defer close(done); a.run(ctx) }()
-	select {
-	case <-b.more:
-	case <-time.After(time.Minute):
-		t.Error("the advert of a node with 12 GPUs did not get through")
-	}
-	cancel()
-	<-done
-	if got, ok := b.of(a.node.PeerID()); !ok || len(got.Capacity.Devices) != 12 {
-		t.Errorf("%v %+v", ok, got)
+	return ad
+}
+
+func TestOwnAdvertFitsGossip(t *testing.T) {
+	for _, c := range []struct{ devices, classes, roots int }{{2, 1, 8}, {8, 1, 8}, {12, 2, 8}, {64, 1, 8}, {64, 16, 1}} {
+		t.Run(fmt.Sprintf("%d devices of %d classes", c.devices, c.classes), func(t *testing.T) {
+			w := meshtest.NewNetwork()
+			// A libp2p identity has 52 characters.
+			a, b := newView(t, w, "a"), newView(t, w, "b")
+			if _, err := b.node.Subscribe(topicAdverts, b.heard); err != nil {
+				t.Fatal(err)
+			}
+			ad := machine(a.node, c.devices, c.classes)
+			ad.Name += strings.Repeat("x", max(0, 52-len(ad.Node)))
+			a.set(ad)
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan struct{})
+			go func() { defer close(done); a.run(ctx) }()
+			select {
+			case <-b.more:
+			case <-time.After(time.Minute):
+				t.Error("the advert did not get through")
+			}
+			cancel()
+			<-done
+			got, _ := b.of(a.node.PeerID())
+			if n := len(got.Capacity.HotRoots); n < c.roots {
+				t.Errorf("%d hot roots had room, want %d", n, c.roots)
+			}
+			if len(got.Capacity.Devices) != c.devices {
+				t.Fatalf("%d devices arrived", len(got.Capacity.Devices))
+			}
+			for i, d := range got.Capacity.Devices {
+				want := ad.Capacity.Devices[i]
+				want.ID = d.ID // not part of a small advert
+				if d != want {
+					t.Errorf("device %d arrived as %+v, want %+v", i, d, want)
+				}
+			}
+			t.Logf("%d bytes, %d hot roots", len(a.reply().Advert), len(got.Capacity.HotRoots))
+		})
 	}
 }
 

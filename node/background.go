@@ -60,6 +60,12 @@ const (
 	minBlocks = 10 << 30
 )
 
+// blockBudget is the bytes that the block store may hold.
+func (n *Node) blockBudget() (int64, error) {
+	_, total, err := disk(n.cfg.DataDir)
+	return max(minBlocks, total<<20/3), err
+}
+
 // housekeep keeps blocks, logs and large task values within their bounds.
 func (n *Node) housekeep(ctx context.Context) {
 	tick := time.NewTicker(housekeepEvery)
@@ -70,12 +76,11 @@ func (n *Node) housekeep(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		_, total, err := disk(n.cfg.DataDir)
+		budget, err := n.blockBudget()
 		if err != nil {
 			n.log.Error("look at the disk", "err", err)
 			continue
 		}
-		budget := max(minBlocks, total<<20/3)
 		if st, err := n.blocks.GC(ctx, budget, tree.Blocks); err != nil {
 			n.log.Error("collect blocks", "err", err)
 		} else {

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -39,22 +40,43 @@ type awayReply struct {
 	Hint    string     `json:"hint,omitempty"`
 }
 
-// away builds an image on the nearest worker.
+// awayTries is how many workers are asked in turn: one that stops answering
+// says nothing against the others.
+const awayTries = 3
+
+// away builds an image on the nearest worker, or on the next when that is lost.
 func (i *images) away(ctx context.Context, workspace string, s image.Spec, say func(string)) error {
-	at, name, err := i.n.nearestWorker()
-	if err != nil {
-		return err
+	workers := i.n.workersByDistance()
+	if len(workers) == 0 {
+		return fault.New(fault.NoCapacity, "no worker is connected that could build the image", "start a node as root: sudo beam node up")
 	}
-	say("this node runs no containers: " + name + " builds the image")
-	stream, err := i.n.dialer.Open(ctx, at, protoBuild)
+	return buildAway(ctx, i.n.dialer, workers, awayRequest{Workspace: workspace, Spec: s, Force: s.Force}, say)
+}
+
+// buildAway asks workers in turn until one has an answer, good or bad.
+func buildAway(ctx context.Context, dialer mesh.Dialer, workers []mesh.Member, req awayRequest, say func(string)) error {
+	say("this node runs no containers: " + workers[0].Name + " builds the image")
+	for k, w := range workers {
+		answered, err := buildAt(ctx, dialer, w, req, say)
+		if answered || ctx.Err() != nil || k+1 == min(len(workers), awayTries) {
+			return err
+		}
+		say(fault.From(err).Message + ": " + workers[k+1].Name + " builds it")
+	}
+	return nil // workers has one at least
+}
+
+// buildAt asks one worker; answered tells its own word from its loss.
+func buildAt(ctx context.Context, dialer mesh.Dialer, at mesh.Member, req awayRequest, say func(string)) (answered bool, err error) {
+	stream, err := dialer.Open(ctx, at.ID, protoBuild)
 	if err != nil {
-		return fault.Wrap(fault.Unreachable, err, "cannot have "+name+" build the image", "try again")
+		return false, fault.Wrap(fault.Unreachable, err, at.Name+" cannot be reached to build the image", "try again")
 	}
 	defer stream.Close()
 	stop := context.AfterFunc(ctx, func() { _ = stream.Reset() })
 	defer stop()
-	if err := json.NewEncoder(stream).Encode(awayRequest{Workspace: workspace, Spec: s, Force: s.Force}); err != nil {
-		return fault.Wrap(fault.Unreachable, err, "cannot have "+name+" build the image", "try again")
+	if err := json.NewEncoder(stream).Encode(req); err != nil {
+		return false, fault.Wrap(fault.Unreachable, err, at.Name+" cannot be reached to build the image", "try again")
 	}
 	dec := json.NewDecoder(stream)
 	for {
@@ -62,34 +84,31 @@ func (i *images) away(ctx context.Context, workspace string, s image.Spec, say f
 		var r awayReply
 		if err := dec.Decode(&r); err != nil {
 			if ctx.Err() != nil {
-				return ctx.Err()
+				return false, ctx.Err()
 			}
-			return fault.Wrap(fault.Unreachable, err, name+" stopped answering during the build", "try again: finished steps are kept")
+			return false, fault.Wrap(fault.Unreachable, err, at.Name+" stopped answering during the build", "try again: finished steps are kept")
 		}
 		switch {
 		case r.Done && r.Code != "":
-			return fault.New(r.Code, r.Message, r.Hint)
+			return true, fault.New(r.Code, r.Message, r.Hint)
 		case r.Done:
-			return nil
+			return true, nil
 		case r.Line != "":
 			say(r.Line)
 		}
 	}
 }
 
-// nearestWorker is the connected worker with the shortest round trip.
-func (n *Node) nearestWorker() (mesh.PeerID, string, error) {
+// workersByDistance are the connected workers, the shortest round trip first.
+func (n *Node) workersByDistance() []mesh.Member {
 	var workers []mesh.Member
 	for _, m := range n.mesh.Members() {
 		if ad, ok := n.adverts.of(m.ID); ok && m.Connected && m.ID != n.mesh.PeerID() && ad.Capacity.Total.CPUMillis > 0 && !ad.Capacity.Draining {
 			workers = append(workers, m)
 		}
 	}
-	if len(workers) == 0 {
-		return "", "", fault.New(fault.NoCapacity, "no worker is connected that could build the image", "start a node as root: sudo beam node up")
-	}
-	best := slices.MinFunc(workers, func(a, b mesh.Member) int { return int(a.RTT - b.RTT) })
-	return best.ID, best.Name, nil
+	slices.SortStableFunc(workers, func(a, b mesh.Member) int { return cmp.Compare(a.RTT, b.RTT) })
+	return workers
 }
 
 // serveBuild is the mesh handler of protoBuild.

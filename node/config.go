@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/beammesh/beammesh/node/marketlog"
 	"github.com/beammesh/beammesh/proto/fault"
 )
 
@@ -30,6 +31,8 @@ type Config struct {
 	GRPC     string   // API addresses; port 0 picks one
 	HTTP     string
 
+	Zone string // where the machine stands: a rack, a room, a site; "" = nowhere in particular
+
 	SimulatedGPUs string  // "H100:2,RTX4090:1": devices in name only, marked so everywhere
 	CPUs          float64 // cores to offer; 0 = all
 	MemoryBytes   int64   // to offer; 0 = all but a reserve
@@ -37,6 +40,7 @@ type Config struct {
 	NoGossip      bool
 	NoMDNS        bool
 	NoDHT         bool
+	NoPrefetch    bool // images come when a task wants them, not before
 	UpstreamDNS   []string
 	// BaseCache is a folder where bootstrapped base images are kept for every
 	// node of this machine; "" = in the data directory.
@@ -45,6 +49,9 @@ type Config struct {
 	// OwnerGap is how long a task that is not headless goes on without a sign of
 	// the node that took it; 0 = 60 s.
 	OwnerGap time.Duration
+
+	// MarketJournal bounds the journal of placement decisions, in bytes; 0 = none.
+	MarketJournal int64
 
 	Faults Faults // for tests only
 
@@ -78,6 +85,12 @@ func (c Config) complete() (Config, error) {
 	if c.CPUs < 0 || c.MemoryBytes < 0 {
 		return c, fault.New(fault.Invalid, "cpus and memory cannot be negative", "leave them out to offer all")
 	}
+	if err := checkZone(c.Zone); err != nil {
+		return c, err
+	}
+	if c.MarketJournal != 0 && c.MarketJournal < marketlog.MinBytes {
+		return c, fault.New(fault.Invalid, fmt.Sprintf("a market journal of %d bytes is too small", c.MarketJournal), "give it 1 MiB at least, or 0 for none")
+	}
 	if c.DiskFloor == 0 {
 		c.DiskFloor = 1 << 30
 	}
@@ -85,6 +98,21 @@ func (c Config) complete() (Config, error) {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
 	return c, nil
+}
+
+// maxZone bounds a zone's name: it travels in every advert.
+const maxZone = 32
+
+func checkZone(zone string) error {
+	for _, r := range zone {
+		if !(r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || r == '-' || r == '.') {
+			return fault.New(fault.Invalid, fmt.Sprintf("%q is no zone", zone), "use small letters, digits, '-' and '.', such as lab-2")
+		}
+	}
+	if len(zone) > maxZone {
+		return fault.New(fault.Invalid, fmt.Sprintf("the zone has %d letters", len(zone)), fmt.Sprintf("use %d at most", maxZone))
+	}
+	return nil
 }
 
 func portFree(addr string) bool {

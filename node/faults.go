@@ -22,11 +22,21 @@ type Faults struct {
 	// CorruptEvery flips a bit in every n-th block that is sent to peers, past
 	// the store's own check. 0 = never.
 	CorruptEvery int64
+	// KnownOnly dials no peer that only the directory's routing led to, as if
+	// the mesh were too large to meet everybody.
+	KnownOnly bool
 }
 
-// ParseFaults reads BEAM_TEST_CLOCK_OFFSET (a duration) and
-// BEAM_TEST_CORRUPT_BLOCKS (a number); both are empty outside of tests.
-func ParseFaults(offset, corrupt string) (f Faults, err error) {
+// ParseFaults reads BEAM_TEST_CLOCK_OFFSET (a duration), BEAM_TEST_CORRUPT_BLOCKS
+// (a number) and BEAM_TEST_KNOWN_ONLY (1); all are empty outside of tests.
+func ParseFaults(offset, corrupt, knownOnly string) (f Faults, err error) {
+	switch knownOnly {
+	case "":
+	case "1":
+		f.KnownOnly = true
+	default:
+		return f, fault.New(fault.Invalid, fmt.Sprintf("BEAM_TEST_KNOWN_ONLY=%q is not 1", knownOnly), "unset it: it is for tests")
+	}
 	if offset != "" {
 		if f.ClockOffset, err = time.ParseDuration(offset); err != nil {
 			return f, fault.Wrap(fault.Invalid, err, "BEAM_TEST_CLOCK_OFFSET", "unset it: it is for tests")

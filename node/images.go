@@ -164,10 +164,10 @@ func (i *images) base(ctx context.Context, s image.Spec, say func(string)) (base
 		if err := json.Unmarshal(img.Config, &b.config); err != nil {
 			return b, fmt.Errorf("read image record: %w", err)
 		}
-		_, from, err := i.n.puller.Pull(ctx, img.Roots, nil)
+		_, from, err := i.n.puller.Pull(ctx, img.Roots, "", nil)
 		if err == nil {
 			if len(from) > 0 {
-				say(fmt.Sprintf("base image fetched from %d peers", len(from)))
+				say(fmt.Sprintf("base image fetched from other nodes (%d)", len(from)))
 			}
 			return b, nil
 		}
@@ -214,7 +214,7 @@ func (i *images) register(ctx context.Context, workspace, id, minor string, root
 		if err := i.n.blocks.Pin(ctx, c, "image/"+id); err != nil {
 			return fmt.Errorf("pin image: %w", err)
 		}
-		i.n.puller.heat(r)
+		i.n.puller.heat(r, true)
 		i.n.provideRoot(r)
 	}
 	_, err = i.n.ledger.Propose(ctx, ledger.PutImage{Workspace: workspace, ID: id, Image: img})

@@ -41,8 +41,10 @@ import (
 	"github.com/beammesh/beammesh/node/ledger/remote"
 	"github.com/beammesh/beammesh/node/link"
 	"github.com/beammesh/beammesh/node/loopback"
+	"github.com/beammesh/beammesh/node/marketlog"
 	"github.com/beammesh/beammesh/node/marketwire"
 	"github.com/beammesh/beammesh/node/owner"
+	"github.com/beammesh/beammesh/node/prefetch"
 	"github.com/beammesh/beammesh/node/service/call"
 	"github.com/beammesh/beammesh/node/tasks"
 	"github.com/beammesh/beammesh/node/worker"
@@ -53,6 +55,7 @@ import (
 	"github.com/beammesh/beammesh/runtime/gpu"
 	"github.com/beammesh/beammesh/scheduler"
 	"github.com/beammesh/beammesh/scheduler/market"
+	"github.com/beammesh/beammesh/scheduler/record"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -75,17 +78,22 @@ type Node struct {
 	puller  *puller
 	links   *link.Links
 	owner   *owner.Owner
-	worker  *worker.Worker     // nil: this node runs no containers
-	engine  *containerd.Engine // nil with it
+	mix     *mixer
+	record  func(record.Record) // into the market's journal; nil = none is kept
+	worker  *worker.Worker      // nil: this node runs no containers
+	engine  *containerd.Engine  // nil with it
 	gpus    gpu.Inventory
 	images  *images
 	builder *build.Builder // nil with the engine
-	router  *tasks.Router
-	maps    *call.Service
-	api     *api.Server // TCP ports
-	inner   *api.Server // sockets in containers
+	// prefetch keeps images ready; nil with the engine, or switched off.
+	prefetch *prefetch.Prefetcher
+	router   *tasks.Router
+	maps     *call.Service
+	api      *api.Server // TCP ports
+	inner    *api.Server // sockets in containers
 
 	grpcAddr, httpAddr string
+	refusals           refusals // members that turn this node away
 
 	ctx      context.Context // of everything in the background
 	cancel   context.CancelCauseFunc
@@ -122,7 +130,7 @@ func New(ctx context.Context, cfg Config) (*Node, error) {
 	n.mesh, err = libp2p.New(ctx, libp2p.Config{
 		DataDir: n.dir("mesh"), Listen: cfg.Listen, Name: cfg.Name, Version: cfg.Version,
 		NoGossip: cfg.NoGossip, NoDirectory: cfg.NoDHT, NoMDNS: cfg.NoMDNS,
-		Clock: cfg.Faults.clock(), Interface: notTenant, Hello: n.adverts, Log: cfg.Log,
+		DialKnownOnly: cfg.Faults.KnownOnly, Clock: cfg.Faults.clock(), Interface: notTenant, Hello: n.adverts, Log: cfg.Log,
 	})
 	if err != nil {
 		return nil, err
@@ -266,6 +274,7 @@ func (n *Node) startRecords(context.Context) error {
 		}
 		return ""
 	}))
+	n.dialer.Handle(protoRevoked, n.tokens.serveRevoked)
 	if n.store, err = openTaskStore(n.dir("journal"), journal.Options{Logger: n.log}); err != nil {
 		return err
 	}
@@ -278,20 +287,34 @@ const topicRevocations = "revocations"
 
 func (n *Node) startMarket(context.Context) error {
 	a := n.adverts
-	a.signer, a.gossip, a.dir, a.deny = n.mesh, n.mesh, n.mesh, n.tokens.deny
+	a.signer, a.gossip, a.dir, a.deny, a.differs = n.mesh, n.mesh, n.mesh, n.tokens.deny, n.tokens.differs
 	n.links = link.New(n.mesh.PeerID(), n.dialer, n.deliver, n.log)
 	n.onClose(n.links.Close)
 	n.dialer.Handle(link.Protocol, n.links.Serve)
 	a.ask = func(to mesh.PeerID) {
 		n.links.Send(to, &peerv1.MarketMessage{What: &peerv1.MarketMessage_WantAdvert{WantAdvert: &peerv1.WantAdvert{}}}, nil)
 	}
+	if n.cfg.MarketJournal > 0 {
+		l, err := marketlog.Open(n.dir("market"), marketlog.Options{Bytes: n.cfg.MarketJournal, Log: n.log})
+		if err != nil {
+			return err
+		}
+		n.onClose(l.Close)
+		n.record = l.Record
+	}
+	n.mix = &mixer{clock: n.clock, change: make(chan struct{}, 1), set: n.setMix, publish: n.publishMix}
 	n.owner = owner.New(owner.Config{
 		Self: n.mesh.PeerID(), Name: n.cfg.Name, Epoch: n.store.j.Epoch(), Clock: n.clock, Dialer: n.dialer,
-		Planner: &planner{ledger: n.ledger, puller: n.puller, adverts: a, tokens: n.tokens, self: string(n.mesh.PeerID())},
+		Planner: &planner{ledger: n.ledger, puller: n.puller, adverts: a, tokens: n.tokens, self: string(n.mesh.PeerID()), zone: n.cfg.Zone},
 		Journal: n.store, Log: n.log, Send: n.send, Publish: n.publishOffer, Discover: a.discover, NodeName: a.name,
-		Limits: n.cfg.limits(),
+		Limits: n.cfg.limits(), Record: n.record, Wanted: n.mix.observe,
 	})
-	a.seen = func(ev market.AdvertSeen) { n.owner.Step(ev) }
+	a.seen = func(ev market.AdvertSeen) {
+		n.owner.Step(ev)
+		if n.prefetch != nil && ev.Advert.Node != scheduler.NodeID(n.mesh.PeerID()) {
+			n.prefetch.Heard(ev.Advert.Capacity.HotRoots)
+		}
+	}
 	n.onClose(func() error { n.owner.Close(); return nil })
 	n.router = &tasks.Router{Self: n.mesh.PeerID(), Dialer: n.dialer, Members: n.mesh, Owner: n.owner, Log: n.log}
 	n.dialer.Handle(tasks.Protocol, n.router.Serve)
@@ -333,7 +356,7 @@ func (n *Node) deliver(from mesh.PeerID, m *peerv1.MarketMessage) {
 		}
 		return
 	case *peerv1.MarketMessage_Advert:
-		n.adverts.take(from, m.GetAdvert(), scheduler.SourceDHT)
+		n.adverts.take(from, m.GetAdvert(), scheduler.SourceLookup)
 		return
 	}
 	d, err := marketwire.Decode(scheduler.NodeID(from), m)
@@ -383,7 +406,7 @@ func (n *Node) startRuntime(ctx context.Context) error {
 		Market: wcfg, Engine: n.engine, Puller: n.puller, LogDir: n.dir("logs"), Bundle: paths.Runner, Name: n.cfg.Name,
 		APIEnv: insideEnv, RunDirs: filepath.Join(state, "a"), Clock: n.clock, Log: n.log, Sockets: n.insideAPI,
 		Send:      func(to scheduler.NodeID, m any) { n.send(to, m, nil, nil) },
-		Advertise: n.adverts.set,
+		Advertise: n.adverts.set, Record: n.record,
 	})
 	if err != nil {
 		return err
@@ -394,7 +417,12 @@ func (n *Node) startRuntime(ctx context.Context) error {
 	n.dialer.Handle(worker.LeaseProtocol, n.worker.ServeLease)
 	n.dialer.Handle(worker.LogsProtocol, n.worker.ServeLogs)
 	n.adverts.set(n.worker.Advert())
-	n.builder, err = n.newBuilder(ctx)
+	if n.builder, err = n.newBuilder(ctx); err != nil {
+		return err
+	}
+	if !n.cfg.NoPrefetch {
+		n.prefetch, err = n.newPrefetcher()
+	}
 	return err
 }
 
@@ -464,8 +492,9 @@ func (n *Node) capacity(ctx context.Context) (scheduler.Capacity, error) {
 		return scheduler.Capacity{}, err
 	}
 	c := scheduler.Capacity{
-		Total:        scheduler.Resources{CPUMillis: n.cfg.cpuMillis(), MemoryMiB: n.cfg.memoryMiB(), DiskMiB: total},
-		DiskFloorMiB: n.cfg.DiskFloor >> 20, Isolation: []string{"trusted"}, Arch: goruntime.GOARCH,
+		Total:          scheduler.Resources{CPUMillis: n.cfg.cpuMillis(), MemoryMiB: n.cfg.memoryMiB(), DiskMiB: total},
+		BandwidthKiBps: n.puller.bandwidth(), DiskFloorMiB: n.cfg.DiskFloor >> 20, Isolation: []string{"trusted"}, Arch: goruntime.GOARCH,
+		Zone: n.cfg.Zone,
 	}
 	c.Free = c.Total
 	c.Free.DiskMiB = min(free, total)
@@ -491,7 +520,7 @@ func (n *Node) startMesh(ctx context.Context) error {
 	unwatch := n.mesh.Watch(n.memberChanged)
 	n.onClose(func() error { unwatch(); return nil })
 	for topic, fn := range map[string]func(mesh.PeerID, []byte){
-		topicAdverts: n.adverts.heard, topicOffers: n.heardOffer, topicRevocations: n.tokens.heard,
+		topicAdverts: n.adverts.heard, topicOffers: n.heardOffer, topicRevocations: n.tokens.heard, topicMix: n.mix.heard,
 	} {
 		if n.cfg.NoGossip {
 			break
@@ -503,13 +532,18 @@ func (n *Node) startMesh(ctx context.Context) error {
 		n.onClose(func() error { cancel(); return nil })
 	}
 	n.spawn(n.adverts.run)
+	n.spawn(n.mix.run)
 	if n.worker != nil {
 		n.spawn(n.worker.Run)
 		n.spawn(n.watchMachine)
 	}
+	if n.prefetch != nil {
+		n.spawn(n.prefetch.Run)
+	}
 	n.spawn(n.announce)
 	n.spawn(n.housekeep)
 	n.spawn(n.getDelegation)
+	n.spawn(func(ctx context.Context) { n.tokens.catchUp(ctx, n.dialer) })
 	return n.owner.Restore(ctx)
 }
 
@@ -532,6 +566,7 @@ func (n *Node) memberChanged(ev mesh.Event) {
 	if id == n.mesh.PeerID() {
 		return
 	}
+	n.refusals.note(ev)
 	switch ev.Type {
 	case mesh.MemberUp:
 		n.owner.Step(market.NodeUp{Node: scheduler.NodeID(id)})
@@ -541,14 +576,17 @@ func (n *Node) memberChanged(ev mesh.Event) {
 		if l, ok := n.ledger.(*remote.Ledger); ok && id == n.mesh.Founder() {
 			l.Nudge()
 		}
+		if n.prefetch != nil {
+			n.prefetch.Nudge()
+		}
 	case mesh.MemberDown:
 		n.adverts.drop(id)
-		n.owner.Step(market.NodeDown{Node: scheduler.NodeID(id), Reason: ev.Reason})
+		n.owner.Step(market.NodeDown{Node: scheduler.NodeID(id), Reason: ev.Reason, Left: ev.Left})
 		if n.worker != nil {
 			n.worker.Step(market.OwnerDown{Peer: scheduler.NodeID(id)}, nil)
 		}
 	case mesh.MemberRefused:
-		n.log.Warn("a peer was refused", "peer", id, "reason", ev.Reason)
+		n.log.Warn("a peer was refused", "peer", id, "reason", ev.Reason, "hint", ev.Hint)
 	}
 }
 

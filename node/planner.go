@@ -24,6 +24,7 @@ type planner struct {
 	adverts *adverts
 	tokens  *tokens
 	self    string
+	zone    string // of this node: work is placed near the one who asks
 }
 
 var _ owner.Planner = (*planner)(nil)
@@ -72,7 +73,7 @@ func (p *planner) Plan(ctx context.Context, workspace, stubID string) (*owner.Pl
 	}
 	// The code is small: this node holds it, so that it is a source for every
 	// worker and the stub still runs when the node that took it is away.
-	if _, _, err := p.puller.Pull(ctx, []string{cfg.ObjectRoot}, holdersText(p.adverts, cfg.ObjectRoot)); err != nil {
+	if _, _, err := p.puller.Pull(ctx, nil, cfg.ObjectRoot, holdersText(p.adverts, cfg.ObjectRoot)); err != nil {
 		return nil, err
 	}
 	roots := make([]scheduler.Root, 0, len(img.Roots)+1)
@@ -90,6 +91,7 @@ func (p *planner) Plan(ctx context.Context, workspace, stubID string) (*owner.Pl
 	if err != nil {
 		return nil, err
 	}
+	d.Zone = p.zone
 	order := &peerv1.WorkOrder{
 		WorkspaceId: workspace, StubId: stubID, StubType: cfg.Type, StubName: rec.Name, Handler: cfg.Handler, OnStart: cfg.OnStart,
 		Env: append(slices.Clone(ic.Env), cfg.Env...), ImageRoots: img.Roots, CodeRoot: cfg.ObjectRoot, Python: ic.Python,

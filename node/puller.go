@@ -28,67 +28,130 @@ type puller struct {
 	// onHot is told when the list of complete roots changed.
 	onHot func(roots []string)
 
-	mu  sync.Mutex
-	hot []string // complete here, the most recently used first
+	mu     sync.Mutex
+	images []string // layers of images, complete here, the most recently used first
+	code   []string // code trees, likewise
+	rate   int64    // KiB/s of fetches from the mesh, averaged; 0 = not measured
 }
 
-// maxHot bounds the roots that are advertised.
-const maxHot = 32
+// Bounds of the roots that are advertised. Images come first: how fast a task
+// would start depends on them, and an advert may have room for few.
+const (
+	maxHotImages = 24
+	maxHotCode   = 8
+)
+
+// minRateBytes is the smallest fetch whose speed says something of the network.
+const minRateBytes = 4 << 20
 
 // Pull implements worker.Puller.
-func (p *puller) Pull(ctx context.Context, roots, sources []string) (int64, []string, error) {
+func (p *puller) Pull(ctx context.Context, image []string, code string, sources []string) (int64, []string, error) {
 	var bytes int64
 	var from []string
-	for _, r := range roots {
-		c, err := cid.Decode(r)
-		if err != nil {
-			return bytes, from, fault.Wrap(fault.Invalid, err, "root "+r+" is not a CID", "")
-		}
-		p.store.Use(c)() // marks it as used now
-		lack, err := tree.Missing(ctx, p.store, c)
-		if err == nil && lack.Bytes == 0 && lack.Blocks == 0 {
-			p.heat(r)
-			continue
-		}
-		others := slices.DeleteFunc(slices.Clone(sources), func(s string) bool { return s == string(p.self) })
-		for _, id := range p.find(ctx, r) {
-			if !slices.Contains(others, string(id)) && id != p.self {
-				others = append(others, string(id))
-			}
-		}
-		if len(others) == 0 {
-			return bytes, from, fault.New(fault.NotFound, "no reachable node holds "+r, "start the node that built the image or took the code")
-		}
-		res, err := p.fetcher.Fetch(ctx, c, others, nil)
-		bytes += res.Bytes
-		for s, st := range res.Sources {
-			if st.Bytes > 0 && !slices.Contains(from, s) {
+	take := func(root string, isImage bool) error {
+		n, more, err := p.pull(ctx, root, sources, p.fetcher.Fetch, nil)
+		bytes += n
+		for _, s := range more {
+			if !slices.Contains(from, s) {
 				from = append(from, s)
 			}
 		}
-		if err != nil {
-			return bytes, from, fmt.Errorf("pull %s: %w", r, err)
+		if err == nil {
+			p.heat(root, isImage)
 		}
-		p.heat(r)
+		return err
 	}
-	return bytes, from, nil
+	for _, r := range image {
+		if err := take(r, true); err != nil {
+			return bytes, from, err
+		}
+	}
+	if code == "" {
+		return bytes, from, nil
+	}
+	return bytes, from, take(code, false)
+}
+
+// fetchFunc is how a tree comes here: Fetcher.Fetch or Fetcher.Prefetch.
+type fetchFunc func(ctx context.Context, root content.Root, sources []string, progress content.Progress) (exchange.Result, error)
+
+// pull makes one tree complete here. It gives the bytes that had to move and
+// whom they came from.
+func (p *puller) pull(ctx context.Context, root string, sources []string, fetch fetchFunc, progress content.Progress) (int64, []string, error) {
+	c, err := cid.Decode(root)
+	if err != nil {
+		return 0, nil, fault.Wrap(fault.Invalid, err, "root "+root+" is not a CID", "")
+	}
+	p.store.Use(c)() // marks it as used now
+	if lack, err := tree.Missing(ctx, p.store, c); err == nil && lack.Complete() {
+		return 0, nil, nil
+	}
+	others := slices.DeleteFunc(slices.Clone(sources), func(s string) bool { return s == string(p.self) })
+	for _, id := range p.find(ctx, root) {
+		if !slices.Contains(others, string(id)) && id != p.self {
+			others = append(others, string(id))
+		}
+	}
+	if len(others) == 0 {
+		return 0, nil, fault.New(fault.NotFound, "no reachable node holds "+root, "start the node that built the image or took the code")
+	}
+	res, err := fetch(ctx, c, others, progress)
+	p.measure(res)
+	var from []string
+	for s, st := range res.Sources {
+		if st.Bytes > 0 {
+			from = append(from, s)
+		}
+	}
+	slices.Sort(from)
+	if err != nil {
+		return res.Bytes, from, fmt.Errorf("pull %s: %w", root, err)
+	}
+	return res.Bytes, from, nil
+}
+
+// measure takes a fetch into the average of how fast they are: a quarter each,
+// the first whole.
+func (p *puller) measure(res exchange.Result) {
+	if res.Bytes < minRateBytes || res.Duration <= 0 {
+		return
+	}
+	rate := max(1, int64(float64(res.Bytes>>10)/res.Duration.Seconds()))
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.rate == 0 {
+		p.rate = rate
+	}
+	p.rate += (rate - p.rate) / 4
+}
+
+// bandwidth is the measured speed in KiB/s; 0 = not measured.
+func (p *puller) bandwidth() int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.rate
 }
 
 // heat moves a root to the front of the complete ones.
-func (p *puller) heat(root string) {
+func (p *puller) heat(root string, isImage bool) {
 	p.mu.Lock()
-	changed := len(p.hot) == 0 || !slices.Contains(p.hot, root)
-	p.hot = slices.DeleteFunc(p.hot, func(r string) bool { return r == root })
-	p.hot = slices.Insert(p.hot, 0, root)
-	p.hot = p.hot[:min(len(p.hot), maxHot)]
-	hot := slices.Clone(p.hot)
+	list, most := &p.code, maxHotCode
+	if isImage {
+		list, most = &p.images, maxHotImages
+	}
+	changed := !slices.Contains(*list, root)
+	*list = slices.Insert(slices.DeleteFunc(*list, func(r string) bool { return r == root }), 0, root)
+	*list = (*list)[:min(len(*list), most)]
+	hot := slices.Concat(p.images, p.code)
 	p.mu.Unlock()
 	if changed {
 		p.onHot(hot)
 	}
 }
 
-// WriteLayer implements runtime.LayerWriter.
+// WriteLayer implements runtime.LayerWriter. It does not wait for the disk: the
+// engine syncs layers behind the back of whoever starts the container, and
+// drops those that a power cut came before.
 func (p *puller) WriteLayer(ctx context.Context, root, dir string) error {
 	c, err := cid.Decode(root)
 	if err != nil {
@@ -96,14 +159,14 @@ func (p *puller) WriteLayer(ctx context.Context, root, dir string) error {
 	}
 	release := p.store.Use(c)
 	defer release()
-	err = tree.Checkout(ctx, p.store, c, dir, tree.CheckoutOptions{Sync: true})
+	err = tree.Checkout(ctx, p.store, c, dir, tree.CheckoutOptions{})
 	if errors.Is(err, content.ErrNotFound) {
 		// A block was found damaged and removed: fetch it again. Files that were
 		// written already are written once more.
-		if _, _, perr := p.Pull(ctx, []string{root}, nil); perr != nil {
+		if _, _, perr := p.pull(ctx, root, nil, p.fetcher.Fetch, nil); perr != nil {
 			return errors.Join(err, perr)
 		}
-		err = tree.Checkout(ctx, p.store, c, dir, tree.CheckoutOptions{Sync: true})
+		err = tree.Checkout(ctx, p.store, c, dir, tree.CheckoutOptions{})
 	}
 	return err
 }

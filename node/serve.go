@@ -29,11 +29,12 @@ const maxMessage = 24 << 20
 // startAPI opens the ports. The mesh starts after it, so early requests see a
 // node without peers, never a refused connection.
 func (n *Node) startAPI(context.Context) error {
-	uploads := n.dir("tmp")
-	if err := os.RemoveAll(uploads); err != nil { // unfinished uploads of an earlier life
+	// Unfinished uploads and unread results of an earlier life are nobody's.
+	uploads, results := n.dir("tmp"), n.dir("tmp", "results")
+	if err := os.RemoveAll(uploads); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(uploads, 0o700); err != nil {
+	if err := os.MkdirAll(results, 0o700); err != nil {
 		return err
 	}
 	objs := &objects.Objects{Blocks: n.blocks, Ledger: n.ledger, Dir: uploads}
@@ -42,7 +43,7 @@ func (n *Node) startAPI(context.Context) error {
 		return err
 	}
 	gw.Objects, gw.Ledger, gw.Tasks, gw.Tokens, gw.Placer = objs, n.ledger, n.router, n.tokens, n
-	n.maps = &call.Service{Tasks: n.owner, Log: n.log}
+	n.maps = &call.Service{Tasks: n.owner, Log: n.log, Dir: results}
 	n.onClose(func() error { n.maps.Close(); return nil })
 	fn := &function.Service{Tasks: n.owner}
 	im := &image.Service{Builder: n.images}

@@ -76,6 +76,13 @@ func (n *Node) Status() *beamv1.StatusResponse {
 			s.Node = i
 		}
 	}
+	s.Images = n.imagesText()
+	if n.prefetch != nil {
+		if t := n.prefetch.State().Trouble; t != "" {
+			s.Troubles = append(s.Troubles, &beamv1.Trouble{Code: "prefetch", Severity: "warning", Text: t,
+				Hint: "a task that needs it fetches it, as far as the disk has room"})
+		}
+	}
 	st := n.ledger.Status()
 	s.LedgerVoter = st.Role == ledger.RoleVoter
 	switch {
@@ -88,6 +95,7 @@ func (n *Node) Status() *beamv1.StatusResponse {
 		s.Troubles = append(s.Troubles, &beamv1.Trouble{Code: "founder_unreachable", Severity: "warning",
 			Text: "the founding node cannot be reached: known functions run, new ones cannot be registered", Hint: "start it again"})
 	}
+	s.Troubles = append(s.Troubles, n.refusals.troubles(n.adverts.name)...)
 	for _, note := range n.notes {
 		s.Troubles = append(s.Troubles, &beamv1.Trouble{Code: "note", Severity: "warning", Text: note})
 	}

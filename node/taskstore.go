@@ -169,6 +169,18 @@ func (s *taskStore) Attempted(ctx context.Context, task string, a owner.AttemptR
 // Ended implements owner.Journal.
 func (s *taskStore) Ended(ctx context.Context, task string, e owner.EndRecord) error {
 	o := journal.Outcome{Status: journal.Status(e.Status), Result: e.Outcome}
+	if e.StartedUnixMicro != 0 {
+		o.Started = time.UnixMicro(e.StartedUnixMicro)
+	}
+	if e.Node != "" {
+		// An attached task's attempts are not journalled one by one: lists say
+		// from here where it ran.
+		b, err := json.Marshal(owner.AttemptRecord{Number: e.Attempt, Lease: e.Lease, Node: e.Node})
+		if err != nil {
+			return err
+		}
+		o.Worker = string(b)
+	}
 	if len(e.Outcome) > journal.MaxInline {
 		ref, err := s.put(e.Outcome)
 		if err != nil {
@@ -259,7 +271,7 @@ func stored(t journal.Task) owner.StoredTask {
 		st.Attempt.Number = max(a.Number, 1)
 	}
 	if t.Status.Ended() {
-		st.End = &owner.EndRecord{Status: string(t.Status), StartedUnixMicro: t.Submitted.UnixMicro(), EndedUnixMicro: t.Ended.UnixMicro()}
+		st.End = &owner.EndRecord{Status: string(t.Status), EndedUnixMicro: t.Ended.UnixMicro()}
 		if !t.Started.IsZero() {
 			st.End.StartedUnixMicro = t.Started.UnixMicro()
 		}

@@ -25,7 +25,7 @@ func openStore(t *testing.T, dir string) *taskStore {
 	return s
 }
 
-func record(id string, args []byte) owner.TaskRecord {
+func taskRecord(id string, args []byte) owner.TaskRecord {
 	return owner.TaskRecord{ID: id, Workspace: "ws", StubID: "stub", StubName: "f", Format: "pickle", Args: args, Headless: true,
 		CreatedUnixMicro: time.Now().UnixMicro()}
 }
@@ -36,7 +36,7 @@ func TestTaskStoreKeepsTasks(t *testing.T) {
 	small, large := []byte("small"), bytes.Repeat([]byte("large"), 200_000)
 	at := owner.AttemptRecord{Number: 2, Lease: "offer-1", Offer: "offer", Node: "node", Epoch: 7}
 	for id, args := range map[string][]byte{"t-small": small, "t-large": large} {
-		if err := s.Submitted(t.Context(), record(id, args)); err != nil {
+		if err := s.Submitted(t.Context(), taskRecord(id, args)); err != nil {
 			t.Fatal(err)
 		}
 		if err := s.Attempted(t.Context(), id, at); err != nil {
@@ -91,11 +91,55 @@ func TestTaskStoreKeepsTasks(t *testing.T) {
 	}
 }
 
+// The attempts of attached tasks are not journalled; where they ran and when
+// they started is listed all the same, also in the node's next life.
+func TestTaskStoreListsWhereAttachedTasksRan(t *testing.T) {
+	dir := t.TempDir()
+	s := openStore(t, dir)
+	r := taskRecord("attached", []byte("args"))
+	r.Headless = false
+	cut := taskRecord("cut-off", []byte("args"))
+	cut.Headless = false
+	for _, r := range []owner.TaskRecord{r, cut} {
+		if err := s.Submitted(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	started := time.UnixMilli(r.CreatedUnixMicro/1000 + 1234)
+	e := owner.EndRecord{Status: owner.Complete, Outcome: []byte{}, StartedUnixMicro: started.UnixMicro(), EndedUnixMicro: time.Now().UnixMicro(),
+		Node: "node", Lease: "offer-1", Attempt: 3}
+	if err := s.Ended(t.Context(), "attached", e); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Ended(t.Context(), "cut-off", owner.EndRecord{Status: owner.Cancelled}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = openStore(t, dir)
+	l, err := s.List("ws", 10)
+	if err != nil || len(l) != 2 {
+		t.Fatalf("%d are listed, %v", len(l), err)
+	}
+	for _, st := range l {
+		if st.ID == "cut-off" {
+			if st.End == nil || st.End.Node != "" || st.End.StartedUnixMicro != 0 {
+				t.Errorf("one of which nothing is known ended as %+v", st.End)
+			}
+			continue
+		}
+		if st.End == nil || st.End.Node != "node" || st.End.Lease != "offer-1" || st.End.Attempt != 3 || st.End.StartedUnixMicro != started.UnixMicro() {
+			t.Errorf("listed with end %+v, want %+v", st.End, e)
+		}
+	}
+}
+
 // A damaged or missing blob is that task's trouble, not the node's.
 func TestTaskStoreDamage(t *testing.T) {
 	s := openStore(t, t.TempDir())
 	for i, id := range []string{"whole", "flipped", "gone"} {
-		if err := s.Submitted(t.Context(), record(id, bytes.Repeat([]byte{byte(i)}, 1<<20))); err != nil {
+		if err := s.Submitted(t.Context(), taskRecord(id, bytes.Repeat([]byte{byte(i)}, 1<<20))); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -136,7 +180,7 @@ func TestTaskStoreDamage(t *testing.T) {
 func TestTaskStoreSweep(t *testing.T) {
 	dir := t.TempDir()
 	s := openStore(t, dir)
-	if err := s.Submitted(t.Context(), record("open", bytes.Repeat([]byte("o"), 1<<20))); err != nil {
+	if err := s.Submitted(t.Context(), taskRecord("open", bytes.Repeat([]byte("o"), 1<<20))); err != nil {
 		t.Fatal(err)
 	}
 	old, err := s.put(bytes.Repeat([]byte("old"), 100))

@@ -51,7 +51,9 @@ type tokens struct {
 	deny     *token.DenySet
 	ledger   ledger.Ledger
 	log      *slog.Logger
-	spread   func(revocation string) // gossips it
+	spread   func(revocation string) // gossips it, or a digest of all
+	behind   chan behind             // peers to ask, see catchUp
+	serving  chan struct{}           // exchanges that are served
 
 	mu     sync.Mutex
 	issuer *token.Issuer // nil until delegated
@@ -61,7 +63,8 @@ func openTokens(dir, meshID string, self mesh.PeerID, rootPub ed25519.PublicKey,
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make token folder: %w", err)
 	}
-	t := &tokens{meshID: meshID, self: self, dir: dir, rootPub: rootPub, root: root, log: log}
+	t := &tokens{meshID: meshID, self: self, dir: dir, rootPub: rootPub, root: root, log: log,
+		behind: make(chan behind, revokedQueue), serving: make(chan struct{}, revokedServed)}
 	var err error
 	if t.key, err = loadKey(filepath.Join(dir, "key")); err != nil {
 		return nil, err
@@ -312,11 +315,4 @@ func (t *tokens) revoke(ctx context.Context, workspace, id string, then ledger.C
 	t.spread(raw)
 	_, err = t.ledger.Propose(ctx, then)
 	return err
-}
-
-// heard takes a revocation from gossip.
-func (t *tokens) heard(_ mesh.PeerID, data []byte) {
-	if _, err := t.deny.Add(string(data)); err != nil {
-		t.log.Debug("revocation refused", "err", err)
-	}
 }

@@ -1,10 +1,12 @@
 package node
 
 import (
+	"context"
 	"crypto/ed25519"
 	"crypto/rand"
 	"log/slog"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -49,6 +51,7 @@ func newIssuers(t *testing.T, names ...string) []*issuers {
 			}
 		}
 		i.node.Handle(protoDelegate, i.serve(func(mesh.PeerID) string { return i.tier }))
+		i.node.Handle(protoRevoked, i.serveRevoked)
 		i.node.Start()
 		t.Cleanup(func() { _ = i.node.Close() })
 		all = append(all, i)
@@ -146,6 +149,67 @@ func TestRevocationSpreads(t *testing.T) {
 		t.Error(err)
 	}
 	member.heard("x", []byte("no revocation")) // does nothing
+}
+
+// What a greeting has no room for follows it, and reaches also those that were
+// not greeted.
+func TestManyRevocations(t *testing.T) {
+	const many = 1000
+	all := newIssuers(t, "founder", "member", "other")
+	founder, member, other := all[0], all[1], all[2]
+	issuer, err := founder.current()
+	if err != nil {
+		t.Fatal(err)
+	}
+	raws := make([]string, many)
+	for i := range raws {
+		if raws[i], err = issuer.Revoke(token.NewID(), time.Now().Add(time.Hour)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n, err := founder.deny.AddAll(append(raws, raws[0], "nonsense")); n != many || err == nil {
+		t.Fatalf("took %d revocations, %v", n, err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var work sync.WaitGroup
+	defer work.Wait()
+	defer cancel()
+	caught := make(chan *issuers, 16)
+	for _, i := range all {
+		spread := i.spread
+		i.spread = func(text string) {
+			spread(text)
+			caught <- i
+		}
+		work.Go(func() { i.catchUp(ctx, i.node) })
+	}
+	greet := func(from, to *issuers) {
+		a, b := newAdverts(from.node.PeerID(), from.log), newAdverts(to.node.PeerID(), to.log)
+		a.deny, b.deny, b.differs = from.deny, to.deny, to.differs
+		b.Remote(from.node.PeerID(), mesh.ViaMember, a.Local(to.node.PeerID()))
+	}
+	greet(founder, member)
+	if n := len(member.deny.All()); n == 0 || n > maxRevocations {
+		t.Errorf("%d came with the greeting", n)
+	}
+	for range 2 { // other is told by member's digest
+		select {
+		case <-caught:
+		case <-time.After(time.Minute):
+			t.Fatal("a node does not catch up")
+		}
+	}
+	for _, i := range all {
+		if n := len(i.deny.All()); n != many || i.deny.Digest() != founder.deny.Digest() {
+			t.Errorf("%s knows %d of %d", i.node.Self().Name, n, many)
+		}
+	}
+	// All know the same: greetings and digests lead to nothing any more.
+	greet(founder, other)
+	other.heard(member.node.PeerID(), []byte(digestPrefix+member.deny.Digest()))
+	if n := len(other.behind); n != 0 {
+		t.Errorf("%d peers are to be asked", n)
+	}
 }
 
 // A container's token is good at its worker's sockets and nowhere else.

@@ -2,7 +2,6 @@ package scheduler
 
 import (
 	"errors"
-	"hash/fnv"
 	"slices"
 )
 
@@ -102,8 +101,7 @@ func (c Capacity) Clone() Capacity {
 	return c
 }
 
-// Class is the first part of the canonical order: the class of the node's first
-// device, or "" for a node without GPUs.
+// Class is the class of the node's first device, or "" for a node without GPUs.
 func (c *Capacity) Class() string {
 	if len(c.Devices) == 0 {
 		return ""
@@ -111,9 +109,11 @@ func (c *Capacity) Class() string {
 	return c.Devices[0].Class
 }
 
-// HashOf is the second part of the canonical order.
+// HashOf is the canonical order of nodes: 64-bit FNV-1a of the id.
 func HashOf(n NodeID) uint64 {
-	h := fnv.New64a()
-	h.Write([]byte(n))
-	return h.Sum64()
+	h := uint64(14695981039346656037)
+	for i := range len(n) {
+		h = (h ^ uint64(n[i])) * 1099511628211
+	}
+	return h
 }

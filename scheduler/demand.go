@@ -3,7 +3,6 @@ package scheduler
 import (
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"strconv"
 	"strings"
 
@@ -118,10 +117,20 @@ func (d *Demand) Validate() error {
 // Shape is equal for demands that the same nodes can serve equally well: waiting
 // work is offered per shape. It is 16 hex digits.
 func (d *Demand) Shape() string {
-	h := fnv.New64a()
-	var b [20]byte
-	num := func(n int64) { h.Write(strconv.AppendInt(b[:0], n, 10)); h.Write([]byte{0}) }
-	str := func(s string) { h.Write([]byte(s)); h.Write([]byte{0}) }
+	h := uint64(14695981039346656037) // 64-bit FNV-1a
+	str := func(s string) {
+		for i := range len(s) {
+			h = (h ^ uint64(s[i])) * 1099511628211
+		}
+		h *= 1099511628211 // a zero byte ends it
+	}
+	num := func(n int64) {
+		var b [20]byte
+		for _, c := range strconv.AppendInt(b[:0], n, 10) {
+			h = (h ^ uint64(c)) * 1099511628211
+		}
+		h *= 1099511628211
+	}
 	num(d.CPUMillis)
 	num(d.MemoryMiB)
 	num(d.DiskMiB)
@@ -147,7 +156,12 @@ func (d *Demand) Shape() string {
 	str(d.Zone)
 	str(d.Arch)
 	str(d.Workspace)
-	return fmt.Sprintf("%016x", h.Sum64())
+	const digits = "0123456789abcdef"
+	var b [16]byte
+	for i := range b {
+		b[i] = digits[h>>(60-4*i)&15]
+	}
+	return string(b[:])
 }
 
 // String is for people: "2 cores, 4 GiB, H100 or 2x A100".

@@ -2,7 +2,7 @@
 //
 // It is pure: no I/O, no goroutine, no clock and no randomness. A decision is a
 // function of what is passed in, all scores are integers and all ties fall in
-// one canonical order (GPU class, then hash of the node id), so two nodes with
+// one canonical order (hash of the node id), so two nodes with
 // the same view decide the same, and a simulation repeats from a seed.
 //
 // The parts:
@@ -13,6 +13,8 @@
 //     that can ever change. Allocate picks the devices.
 //   - ScoreOf says how good a feasible node is, in expected milliseconds until
 //     the container runs; View.Rank orders the nodes of a view by it.
+//   - Mix is what the mesh was asked for lately, the measure of how fragmented a
+//     node's idle GPUs are and how much a placement adds; Recent gathers it.
 //   - View is an owner's picture of the mesh, corrected by what the owner has
 //     asked for but not heard back about.
 //

@@ -10,7 +10,8 @@ const (
 	SourceSelf   Source = "self"
 	SourceHello  Source = "hello"  // handed over when a peer connected
 	SourceGossip Source = "gossip" // heard on an advert topic
-	SourceDHT    Source = "dht"    // looked up by class, then asked
+	SourceDHT    Source = "dht"    // met on the way through the DHT
+	SourceLookup Source = "lookup" // named by the DHT for a class, then asked
 	SourceReply  Source = "reply"  // came with an answer
 )
 

@@ -22,11 +22,12 @@ const (
 	TermSpareGPU              // CPU-only work on a node that has free GPUs
 	TermPack                  // breaking up a node with many free GPUs
 	TermLoad                  // share of the node in use afterwards
+	TermFrag                  // idle GPU that the mesh's work cannot use afterwards; in place of pack
 	termCount
 )
 
 var termNames = [termCount]string{
-	"gpu choice", "fetch", "cold image", "queue", "zone", "crowd", "spare gpu", "pack", "load",
+	"gpu choice", "fetch", "cold image", "queue", "zone", "crowd", "spare gpu", "pack", "load", "fragments",
 }
 
 // String is the term's name.
@@ -44,8 +45,14 @@ const (
 	weightSpareGPU  = 2_000     // all GPUs free; less as they fill
 	weightPack      = 50        // per device left free
 	weightLoad      = 1_000     // a full node
-	// assumedKiBps stands in for a bandwidth that was never measured.
-	assumedKiBps = 20 << 10
+	// Per step of FGD's score, of which there are 100 and 50 stand for no change.
+	weightFrag       = 5  // GPUs abound: like pack
+	weightFragScarce = 20 // less than scarceBelow of the view's GPUs is free
+	// assumedKiBps stands in for a bandwidth that was never measured: that of a
+	// wired network. Were it so slow that a base image (230 MiB) came to more
+	// than weightCrowd, the first containers of a stub would all go to the node
+	// that has the image. The first fetch corrects it.
+	assumedKiBps = 100 << 10
 )
 
 // Score says how good a node is for a demand; lower is better. All parts are
@@ -55,13 +62,15 @@ type Score struct {
 	Total int64
 }
 
-// Before is the canonical order of two nodes: score, class, hash, id.
-func (s Score) Before(class string, node NodeID, o Score, oclass string, onode NodeID) bool {
+// Before is the order in which nodes are asked: by score, then the canonical
+// order of nodes, which is by hash of the id and then the id.
+//
+// It has nothing to do with the GPU class: going through the classes one after
+// the other fills one with work that any could take, until what needs that one
+// finds no room (11.8 % of the GPUs unallocated on the openb trace instead of 4.8).
+func (s Score) Before(node NodeID, o Score, onode NodeID) bool {
 	if s.Total != o.Total {
 		return s.Total < o.Total
-	}
-	if class != oclass {
-		return class < oclass
 	}
 	if h, oh := HashOf(node), HashOf(onode); h != oh {
 		return h < oh

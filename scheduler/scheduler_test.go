@@ -141,7 +141,7 @@ func TestRank(t *testing.T) {
 		{"preferred zone", Demand{CPUMillis: 1000, Zone: "b"},
 			map[string]Capacity{"far": zone(box(8, 32), "a"), "near": zone(box(8, 32), "b")}, "near far"},
 		{"A100 is either size", Demand{GPUs: want("A100")},
-			map[string]Capacity{"no": box(8, 32, "H100"), "a40": box(8, 32, "A100-40"), "a80": box(8, 32, "A100-80")}, "a40 a80"},
+			map[string]Capacity{"no": box(8, 32, "H100"), "a40": box(8, 32, "A100-40"), "a80": box(8, 32, "A100-80")}, "a80 a40"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			v := NewView()
@@ -404,5 +404,26 @@ func BenchmarkRank(b *testing.B) {
 				v.Rank(&d, 4, nil, nil)
 			}
 		})
+	}
+}
+
+// The first containers of a stub spread over equal nodes although only one of
+// them has the image: it takes seconds to fetch, and the others stay.
+func TestAnImageOnOneNodeDoesNotCrowdIt(t *testing.T) {
+	d := Demand{CPUMillis: 500, MemoryMiB: 128, Roots: []Root{{Name: "base", Bytes: 241 << 20}}}
+	nodes := []Capacity{box(8, 32), box(8, 32, "H100", "H100"), box(8, 32, "RTX4090")}
+	nodes[0].HotRoots = []string{"base"}
+	crowd := make([]int, len(nodes))
+	for range 6 {
+		best := 0
+		for i := range nodes {
+			if ScoreOf(&d, &nodes[i], crowd[i]).Total < ScoreOf(&d, &nodes[best], crowd[best]).Total {
+				best = i
+			}
+		}
+		crowd[best]++
+	}
+	if !slices.Equal(crowd, []int{2, 2, 2}) {
+		t.Errorf("six containers went %v, want two to each node", crowd)
 	}
 }

@@ -23,6 +23,23 @@ type View struct {
 	byClass map[string][]*viewNode
 	visit   uint64   // stamp of the last walk
 	spare   []Device // scratch of ScoreNode
+
+	last      *viewNode   // found last
+	slots     []*viewNode // by viewNode.slot; nil = free
+	freeSlots []int32
+	rankings  []*ranking
+	asked     uint64 // counts the questions to rankings
+	packing   *Packing
+	packEpoch uint64 // of packing, when last looked at
+	// freeGPU and allGPU are the milli-GPU of the nodes that are up.
+	freeGPU, allGPU int64
+	scarce          bool
+	epoch           uint64 // counts the changes of how nodes are scored
+	// changes are the nodes that changed, in order; the first is number
+	// firstChange of all.
+	changes     []*viewNode
+	firstChange uint64
+	front       []int32 // scratch of ranking.walk
 }
 
 type viewNode struct {
@@ -38,6 +55,15 @@ type viewNode struct {
 	oldBoots [8]string
 	notes    []note
 	stamp    uint64
+	slot     int32
+	changed  uint64 // its latest place in View.changes
+	gone     bool   // forgotten
+	// state stands for all that a ranking looks at; kept is the part of it that
+	// only an advert changes, counted up.
+	state uint64
+	kept  uint64
+	// what the node adds to View.freeGPU and allGPU
+	freeGPU, allGPU int64
 }
 
 // note is something the advert does not show yet.
@@ -52,10 +78,23 @@ func NewView() *View {
 	return &View{nodes: map[NodeID]*viewNode{}, byClass: map[string][]*viewNode{}}
 }
 
+// find is the node with an id, or nil. One message leads to several questions
+// about one node, so the last one is remembered.
+func (v *View) find(id NodeID) *viewNode {
+	if v.last != nil && v.last.advert.Node == id {
+		return v.last
+	}
+	n := v.nodes[id]
+	if n != nil {
+		v.last = n
+	}
+	return n
+}
+
 // Update takes an advert and says whether it was news. Credits are dropped,
 // since the advert shows them or will be followed by one that does.
 func (v *View) Update(a Advert, source Source) bool {
-	n := v.nodes[a.Node]
+	n := v.find(a.Node)
 	switch {
 	case n == nil:
 		if len(v.nodes) >= MaxNodes {
@@ -63,9 +102,18 @@ func (v *View) Update(a Advert, source Source) bool {
 		}
 		n = &viewNode{source: source, hash: HashOf(a.Node)}
 		v.nodes[a.Node] = n
+		if last := len(v.freeSlots) - 1; last >= 0 {
+			n.slot, v.freeSlots = v.freeSlots[last], v.freeSlots[:last]
+			v.slots[n.slot] = n
+		} else {
+			n.slot = int32(len(v.slots))
+			v.slots = append(v.slots, n)
+		}
 	case n.advert.Boot == a.Boot:
 		if a.Seq == n.advert.Seq && n.down != "" && n.soft {
 			n.down = ""
+			v.touch(n)
+			v.countGPUs(n)
 			return true
 		}
 		if a.Seq <= n.advert.Seq {
@@ -83,12 +131,15 @@ func (v *View) Update(a Advert, source Source) bool {
 	if moved && !fresh {
 		v.unindex(n)
 	}
+	if fresh || !n.advert.Capacity.sameKind(&a.Capacity) {
+		n.kept++
+	}
 	n.advert, n.class, n.down = a, a.Capacity.Class(), ""
 	n.notes = slices.DeleteFunc(n.notes, func(x note) bool { return x.credit })
 	if moved {
 		v.index(n)
 	}
-	n.refresh()
+	v.refresh(n)
 	return true
 }
 
@@ -97,10 +148,8 @@ func sameDevices(a, b []Device) bool {
 	return slices.EqualFunc(a, b, func(x, y Device) bool { return x.Class == y.Class })
 }
 
+// compareNodes is the canonical order: by hash of the id, then the id.
 func compareNodes(a, b *viewNode) int {
-	if c := strings.Compare(a.class, b.class); c != 0 {
-		return c
-	}
 	if a.hash != b.hash {
 		if a.hash < b.hash {
 			return -1
@@ -154,7 +203,7 @@ func deviceClasses(ds []Device) []string {
 }
 
 // refresh computes eff anew from the advert and the notes.
-func (n *viewNode) refresh() {
+func (v *View) refresh(n *viewNode) {
 	devices := append(n.eff.Devices[:0], n.advert.Capacity.Devices...)
 	n.eff = n.advert.Capacity
 	n.eff.Devices = devices
@@ -165,14 +214,72 @@ func (n *viewNode) refresh() {
 	}
 	for i := range n.notes {
 		if !n.notes[i].credit {
-			takeAway(&n.notes[i].demand, &n.eff)
+			takeAway(&n.notes[i].demand, &n.eff, v.packing)
 		}
+	}
+	v.touch(n)
+	v.countGPUs(n)
+}
+
+// sameKind says whether two capacities of a node differ at most in what is free.
+func (c *Capacity) sameKind(o *Capacity) bool {
+	return c.Total == o.Total && c.DiskFloorMiB == o.DiskFloorMiB && c.Zone == o.Zone && c.Arch == o.Arch &&
+		c.BandwidthKiBps == o.BandwidthKiBps && sameDevices(c.Devices, o.Devices) && slices.Equal(c.HotRoots, o.HotRoots) &&
+		slices.Equal(c.Isolation, o.Isolation) && slices.Equal(c.Features, o.Features)
+}
+
+// SetPacking makes the view rank by the fragmentation of GPUs from now on; nil
+// ends it. The view sees by itself when p gets another mix.
+func (v *View) SetPacking(p *Packing) {
+	v.packing = p
+	v.epoch++
+}
+
+// GPUs are called scarce below this share of free ones, and no longer scarce
+// from the other on. In between it stays as it was: each change scores all nodes
+// anew.
+const (
+	scarceBelow  = 300
+	scarceBeyond = 400
+)
+
+// countGPUs brings the sums over all nodes up to date with n.
+func (v *View) countGPUs(n *viewNode) {
+	var free, all int64
+	if n.down == "" && !n.gone {
+		for i := range n.eff.Devices {
+			free += n.eff.Devices[i].FreeMilli
+		}
+		all = int64(len(n.eff.Devices)) * GPUExclusive
+	}
+	v.freeGPU += free - n.freeGPU
+	v.allGPU += all - n.allGPU
+	n.freeGPU, n.allGPU = free, all
+}
+
+// followPacking notices what changes all scores at once.
+func (v *View) followPacking() {
+	if v.packing == nil {
+		return
+	}
+	if v.packEpoch != v.packing.epoch {
+		v.packEpoch = v.packing.epoch
+		v.epoch++
+	}
+	limit := int64(scarceBelow)
+	if v.scarce {
+		limit = scarceBeyond
+	}
+	if scarce := v.freeGPU*1000 < v.allGPU*limit; scarce != v.scarce {
+		v.scarce = scarce
+		v.epoch++
 	}
 }
 
 // takeAway is Allocate that takes what there is when not all is.
-func takeAway(d *Demand, c *Capacity) {
-	if _, ok := Allocate(d, c); ok {
+func takeAway(d *Demand, c *Capacity, p *Packing) {
+	var few [MaxGPUCount]int
+	if _, ok := take(d, c, few[:0], p); ok {
 		return
 	}
 	c.Free.CPUMillis = max(0, c.Free.CPUMillis-d.CPUMillis)
@@ -220,7 +327,7 @@ func (v *View) Credit(id NodeID, key string, d Demand) {
 }
 
 func (v *View) addNote(id NodeID, x note) {
-	n := v.nodes[id]
+	n := v.find(id)
 	if n == nil {
 		return
 	}
@@ -230,13 +337,13 @@ func (v *View) addNote(id NodeID, x note) {
 		}
 	}
 	n.notes = append(n.notes, x)
-	n.refresh()
+	v.refresh(n)
 }
 
 // Settle drops the debit under key: the node has answered, or never will. It
 // says whether there was one.
 func (v *View) Settle(id NodeID, key string) bool {
-	n := v.nodes[id]
+	n := v.find(id)
 	if n == nil {
 		return false
 	}
@@ -245,38 +352,46 @@ func (v *View) Settle(id NodeID, key string) bool {
 	if len(n.notes) == before {
 		return false
 	}
-	n.refresh()
+	v.refresh(n)
 	return true
 }
 
 // SetDown takes a node out of placement until its next news or SetUp; soft means
 // that a repeated advert (a heartbeat) is enough.
 func (v *View) SetDown(id NodeID, reason string, soft bool) {
-	if n := v.nodes[id]; n != nil {
+	if n := v.find(id); n != nil {
 		if reason == "" {
 			reason = "unreachable"
 		}
 		n.down, n.soft = reason, soft
 		n.notes = nil
-		n.refresh()
+		v.refresh(n)
 	}
 }
 
 // SetUp puts it back with its last advert.
 func (v *View) SetUp(id NodeID) bool {
-	n := v.nodes[id]
+	n := v.find(id)
 	if n == nil || n.down == "" {
 		return false
 	}
 	n.down = ""
+	v.touch(n)
+	v.countGPUs(n)
 	return true
 }
 
 // Forget drops a node altogether, for one that left the mesh.
 func (v *View) Forget(id NodeID) {
-	if n := v.nodes[id]; n != nil {
+	if n := v.find(id); n != nil {
 		v.unindex(n)
 		delete(v.nodes, id)
+		v.last = nil
+		n.gone = true
+		v.countGPUs(n)
+		v.slots[n.slot] = nil
+		v.freeSlots = append(v.freeSlots, n.slot)
+		v.touch(n)
 	}
 }
 
@@ -285,7 +400,7 @@ func (v *View) Len() int { return len(v.order) }
 
 // Advert is a node's last advert and whether the node is known and not down.
 func (v *View) Advert(id NodeID) (a Advert, up bool) {
-	n := v.nodes[id]
+	n := v.find(id)
 	if n == nil {
 		return Advert{Node: id}, false
 	}
@@ -296,7 +411,7 @@ func (v *View) Advert(id NodeID) (a Advert, up bool) {
 // advert, less what was asked and not answered yet. The slices must not be
 // written to.
 func (v *View) Effective(id NodeID) (c Capacity, up bool) {
-	n := v.nodes[id]
+	n := v.find(id)
 	if n == nil {
 		return Capacity{}, false
 	}
@@ -312,9 +427,21 @@ func (v *View) Nodes() []NodeID {
 	return ids
 }
 
+// Up says whether a node is known and not down.
+func (v *View) Up(id NodeID) bool {
+	n := v.find(id)
+	return n != nil && n.down == ""
+}
+
+// Draining says whether a node said so in its last advert.
+func (v *View) Draining(id NodeID) bool {
+	n := v.find(id)
+	return n != nil && n.advert.Capacity.Draining
+}
+
 // SourceOf says how a node was first found.
 func (v *View) SourceOf(id NodeID) Source {
-	if n := v.nodes[id]; n != nil {
+	if n := v.find(id); n != nil {
 		return n.source
 	}
 	return ""

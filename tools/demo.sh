@@ -240,8 +240,8 @@ That took $(passed) s. The mesh stays up; the GPU of node2 is simulated. Try nex
   beam node ls
   beam explain $task
 
-Another Linux machine joins, with bin/beam copied there. The demo's nodes have addresses of
-their own, so it needs a way to them, by this machine:
+Another Linux machine in your network joins with two lines, once bin/beam is copied there. The
+nodes of this demo have addresses inside this machine: the first line sends packets for them here.
 
   sudo ip route add ${subnet:-SUBNET} via ${here:-ADDRESS OF THIS MACHINE}
   sudo ./beam node join $ticket

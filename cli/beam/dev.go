@@ -41,3 +41,19 @@ func devEnv(_ context.Context, f cli.DevFlags) ([]string, error) {
 	}
 	return lines, nil
 }
+
+func devStatus(_ context.Context, f cli.DevFlags) (cli.DevStatus, error) {
+	m, err := dev.Load(devRoot(f))
+	if err != nil {
+		return cli.DevStatus{}, err
+	}
+	s := cli.DevStatus{Name: m.Name, Dir: m.Root, Ready: m.Ready, Nodes: []cli.DevNode{}}
+	for _, n := range m.Nodes {
+		d := cli.DevNode{Number: n.Index, Name: n.Name, Up: n.Alive(), Addr: n.Addr.String(), GRPC: n.GRPC, HTTP: n.HTTP, GPUs: n.GPUs, Log: n.Log}
+		if d.Up {
+			d.PID = n.PID
+		}
+		s.Nodes = append(s.Nodes, d)
+	}
+	return s, nil
+}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/beammesh/beammesh/cli"
+	"github.com/beammesh/beammesh/cli/sim"
 	"github.com/beammesh/beammesh/node"
 	"github.com/beammesh/beammesh/node/doctor"
 	"github.com/beammesh/beammesh/proto/fault"
@@ -32,7 +33,8 @@ func roles() cli.Roles {
 		NodeJoin: joinNode,
 		Doctor:   runDoctor,
 		SDK:      sdkFolder,
-		Dev:      cli.DevRoles{Up: devUp, Down: devDown, Env: devEnv},
+		Dev:      cli.DevRoles{Up: devUp, Down: devDown, Env: devEnv, Status: devStatus},
+		Sim:      sim.Command(sim.Experiments()),
 	}
 }
 
@@ -92,6 +94,8 @@ func serve(ctx context.Context, n *node.Node, ticket string, f cli.NodeFlags) er
 	if err != nil {
 		return err
 	}
+	// It serves already; what it waits for here makes its first task start at once.
+	n.AwaitImages(ctx, f.Progress)
 	err = f.Started(cli.NodeStarted{ID: i.ID, Name: i.Name, MeshID: i.MeshID, Members: i.Members, Ticket: i.Ticket, Token: i.Token,
 		GRPC: i.GRPC, HTTP: i.HTTP, Worker: i.Worker, Notes: i.Notes})
 	if err != nil {
@@ -121,7 +125,7 @@ func nodeConfig(f cli.NodeFlags) (node.Config, error) {
 			return node.Config{}, fault.New(fault.Invalid, fmt.Sprintf("BEAM_OWNER_GAP=%s is no duration", s), "such as 60s")
 		}
 	}
-	faults, err := node.ParseFaults(os.Getenv("BEAM_TEST_CLOCK_OFFSET"), os.Getenv("BEAM_TEST_CORRUPT_BLOCKS"))
+	faults, err := node.ParseFaults(os.Getenv("BEAM_TEST_CLOCK_OFFSET"), os.Getenv("BEAM_TEST_CORRUPT_BLOCKS"), os.Getenv("BEAM_TEST_KNOWN_ONLY"))
 	if err != nil {
 		return node.Config{}, err
 	}
@@ -132,8 +136,8 @@ func nodeConfig(f cli.NodeFlags) (node.Config, error) {
 	return node.Config{
 		DataDir: data, Name: f.Name, Version: version, Listen: f.Listen, GRPC: f.GRPC, HTTP: f.HTTP,
 		SimulatedGPUs: strings.Join(gpus, ","), CPUs: f.CPUs, MemoryBytes: f.MemoryBytes, CPUOvercommit: f.CPUOvercommit,
-		NoGossip: f.NoGossip, NoMDNS: f.NoMDNS, NoDHT: f.NoDHT, UpstreamDNS: f.UpstreamDNS,
-		BaseCache: os.Getenv("BEAM_BASE_CACHE"), OwnerGap: gap, DiskFloor: f.DiskFloor, Faults: faults,
+		NoGossip: f.NoGossip, NoMDNS: f.NoMDNS, NoDHT: f.NoDHT, NoPrefetch: f.NoPrefetch, UpstreamDNS: f.UpstreamDNS,
+		BaseCache: os.Getenv("BEAM_BASE_CACHE"), OwnerGap: gap, Zone: f.Zone, DiskFloor: f.DiskFloor, MarketJournal: f.MarketJournal, Faults: faults,
 		Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})),
 	}, nil
 }

@@ -203,6 +203,17 @@ func (c *Config) Selected() string {
 	return DefaultContext
 }
 
+// DeleteNode removes every context that leads to a node, and gives their names.
+func (c *Config) DeleteNode(host string, port int) (names []string) {
+	for _, x := range c.Contexts() {
+		if x.Host == host && (x.Port == port || x.Port == 0 && port == DefaultPort) {
+			c.Delete(x.Name)
+			names = append(names, x.Name)
+		}
+	}
+	return names
+}
+
 // Select makes name the default. Values of the default that no other context
 // has are kept as context "previous".
 func (c *Config) Select(name string) error {

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -64,6 +65,22 @@ func TestSaveLeavesNothingBehind(t *testing.T) {
 	}
 }
 
+func TestDeleteNode(t *testing.T) {
+	c := &Config{path: filepath.Join(t.TempDir(), "config.ini")}
+	for _, x := range []Context{{Name: "default", Token: "a", Host: "here"}, {Name: "same", Token: "b", Host: "here", Port: 1993},
+		{Name: "port", Token: "c", Host: "here", Port: 2000}, {Name: "lab", Token: "d", Host: "there", Port: 1993}} {
+		if err := c.Put(x); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := fmt.Sprint(c.DeleteNode("here", 1993)); got != "[default same]" {
+		t.Errorf("deleted %s", got)
+	}
+	if left := c.Contexts(); len(left) != 2 || left[0].Name != "lab" || left[1].Name != "port" {
+		t.Errorf("left are %v", left)
+	}
+}
+
 func TestResolvePrecedence(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "config.ini")
 	c := &Config{path: path}
@@ -113,6 +130,11 @@ func TestResolvePrecedence(t *testing.T) {
 	for port, tls := range map[int]bool{443: true, 8443: true, 1993: false, 4430: false} {
 		if s := (Settings{Host: "h", Port: port}); s.TLS() != tls || strings.HasPrefix(s.URL(), "https") != tls {
 			t.Errorf("port %d: TLS %v, want %v", port, s.TLS(), tls)
+		}
+	}
+	for _, host := range []string{"localhost", "127.0.0.1", "::1"} { // a port that the kernel chose
+		if (Settings{Host: host, Port: 44443}).TLS() {
+			t.Errorf("TLS to a node at %s", host)
 		}
 	}
 }

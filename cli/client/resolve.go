@@ -40,7 +40,11 @@ type Settings struct {
 func (s Settings) Address() string { return net.JoinHostPort(s.Host, strconv.Itoa(s.Port)) }
 
 // TLS follows the stock clients' rule: an address that ends in 443 speaks TLS.
-func (s Settings) TLS() bool { return strings.HasSuffix(strconv.Itoa(s.Port), "443") }
+// Not on loopback, where nodes speak plaintext on whatever port they were given.
+func (s Settings) TLS() bool {
+	local := s.Host == "localhost" || s.Host == "::1" || strings.HasPrefix(s.Host, "127.")
+	return !local && strings.HasSuffix(strconv.Itoa(s.Port), "443")
+}
 
 // URL is the base of all routes.
 func (s Settings) URL() string {

@@ -1,5 +1,5 @@
 // Package dev runs a mesh of several nodes on one Linux machine: what is behind
-// `beam dev up|down|env`, the demo and the end-to-end tests.
+// `beam dev up|down|env|status`, the demo and the end-to-end tests.
 //
 //	m, err := dev.Up(ctx, dev.Options{Nodes: 3, GPUs: "H100:2,RTX4090:1"}, func(line string) { fmt.Fprintln(os.Stderr, line) })
 //	lines, err := dev.Env(root, 1) // GATEWAY_HOST=…, BEAM_TOKEN=…

@@ -11,7 +11,7 @@ import (
 
 func TestQuantities(t *testing.T) {
 	for _, c := range []struct{ got, want string }{
-		{Duration(-1), "-"}, {Duration(0), "0 µs"}, {Duration(950 * time.Microsecond), "950 µs"}, {Duration(12 * time.Millisecond), "12 ms"},
+		{Duration(-1), "-"}, {Duration(0), "<1 ms"}, {Duration(950 * time.Microsecond), "950 µs"}, {Duration(12 * time.Millisecond), "12 ms"},
 		{Duration(1240 * time.Millisecond), "1.24 s"}, {Duration(59 * time.Second), "59.0 s"}, {Duration(61 * time.Second), "1m01s"},
 		{Duration(3 * time.Hour), "3h00m"}, {Duration(80 * time.Hour), "3d"},
 		{Bytes(0), "0 B"}, {Bytes(1023), "1023 B"}, {Bytes(1024), "1 KiB"}, {Bytes(64172851), "61.2 MiB"}, {Bytes(math.MaxInt64), "8 EiB"},
@@ -26,7 +26,7 @@ func TestQuantities(t *testing.T) {
 	for _, c := range []struct {
 		t    time.Time
 		want string
-	}{{time.Time{}, "-"}, {time.Unix(0, 0), "-"}, {now.Add(-90 * time.Second), "1m30s"}, {now.Add(time.Hour), "0 µs"}} {
+	}{{time.Time{}, "-"}, {time.Unix(0, 0), "-"}, {now.Add(-90 * time.Second), "1m30s"}, {now.Add(time.Hour), "now"}, {now.Add(-400 * time.Millisecond), "now"}} {
 		if got := Ago(now, c.t); got != c.want {
 			t.Errorf("Ago(%v): got %q, want %q", c.t, got, c.want)
 		}

@@ -7,11 +7,14 @@ import (
 	"time"
 )
 
-// Duration prints a span of time with two or three digits that matter.
+// Duration prints a span of time with two or three digits that matter. Nodes
+// tell most of them in whole milliseconds: 0 is less than one.
 func Duration(d time.Duration) string {
 	switch {
 	case d < 0:
 		return "-"
+	case d == 0:
+		return "<1 ms"
 	case d < time.Millisecond:
 		return fmt.Sprintf("%d µs", d.Microseconds())
 	case d < time.Second:
@@ -34,7 +37,11 @@ func Ago(now, t time.Time) string {
 	if t.IsZero() || t.Unix() == 0 {
 		return "-"
 	}
-	return Duration(max(0, now.Sub(t).Truncate(time.Second)))
+	d := now.Sub(t).Truncate(time.Second)
+	if d <= 0 {
+		return "now"
+	}
+	return Duration(d)
 }
 
 // Bytes prints a size in binary units.

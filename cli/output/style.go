@@ -33,7 +33,7 @@ func (s Style) Status(t string) string {
 		return s.Cyan(t)
 	case "PENDING", "RETRY", "DRAINING", "WARN", "STOPPING", "WARNING", "NO ANSWER":
 		return s.Yellow(t)
-	case "ERROR", "TIMEOUT", "CANCELLED", "UNREACHABLE", "FAIL", "REFUSED":
+	case "ERROR", "TIMEOUT", "CANCELLED", "UNREACHABLE", "DOWN", "FAIL", "REFUSED":
 		return s.Red(t)
 	case "NOT ASKED", "NO", "INACTIVE":
 		return s.Dim(t)

@@ -14,6 +14,9 @@
 // stays when a fetch fails, so the next one goes on from there, and a node
 // that is still fetching serves what it has. frame.go has the wire format.
 //
+// Prefetch brings a tree before anybody asks for it: it stands back for every
+// Fetch, and a Fetch of the same root joins it.
+//
 // Server and Fetcher are safe for concurrent use. They know no network, no
 // membership and no policy: the node opens the streams and decides who may.
 package exchange

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/beammesh/beammesh/content"
@@ -45,6 +46,7 @@ type SourceStats struct {
 const (
 	maxSources = 64 // of one fetch; more are not looked at
 	maxRounds  = 3  // times that damage found on our own disk is mended in one fetch
+	prefetches = 2  // at once; they have slots of their own, as they may stand back for long
 )
 
 // Fetcher fetches trees into a store. A fetch takes about 2 MiB of buffers per
@@ -55,9 +57,14 @@ type Fetcher struct {
 	o     FetcherOptions
 	count counters
 	slots chan struct{} // one token per running fetch
+	back  chan struct{} // likewise, of those that began as a Prefetch
 
 	mu      sync.Mutex
 	flights map[content.Root]*flight
+	running map[*flight]struct{} // also those that have no caller any more
+	// urgent counts the running flights that somebody waits for; while there
+	// are any, the others ask for nothing.
+	urgent atomic.Int32
 }
 
 // NewFetcher makes a Fetcher into store.
@@ -84,7 +91,8 @@ func NewFetcher(store content.Blocks, opener content.Opener, o FetcherOptions) *
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Fetcher{store: store, open: opener, o: o, slots: make(chan struct{}, o.Fetches), flights: map[content.Root]*flight{}}
+	return &Fetcher{store: store, open: opener, o: o, slots: make(chan struct{}, o.Fetches), back: make(chan struct{}, prefetches),
+		flights: map[content.Root]*flight{}, running: map[*flight]struct{}{}}
 }
 
 // Metrics copies the counters.
@@ -99,7 +107,9 @@ type flight struct {
 	res    Result
 	err    error
 
-	waiters int // under Fetcher.mu
+	waiters int           // under Fetcher.mu
+	urgent  bool          // under Fetcher.mu: somebody waits for it
+	hurried chan struct{} // closed when it becomes urgent
 
 	mu       sync.Mutex
 	progress map[int]content.Progress
@@ -117,8 +127,19 @@ var errUnwanted = errors.New("nobody waits for it any more")
 // The error is content.ErrNotFound when no source has all of it, ErrDiskFull,
 // ErrMalformed, the context's, or tells why each source was given up.
 func (f *Fetcher) Fetch(ctx context.Context, root content.Root, sources []string, progress content.Progress) (Result, error) {
+	return f.fetch(ctx, root, sources, progress, true)
+}
+
+// Prefetch is Fetch for what nobody waits for yet: while a Fetch of another
+// root is running here it asks for nothing. A Fetch of the same root joins it,
+// and from then on it is one.
+func (f *Fetcher) Prefetch(ctx context.Context, root content.Root, sources []string, progress content.Progress) (Result, error) {
+	return f.fetch(ctx, root, sources, progress, false)
+}
+
+func (f *Fetcher) fetch(ctx context.Context, root content.Root, sources []string, progress content.Progress, urgent bool) (Result, error) {
 	for {
-		fl, joined := f.join(ctx, root, sources)
+		fl, joined := f.join(ctx, root, sources, urgent)
 		sub := fl.subscribe(progress)
 		select {
 		case <-fl.done:
@@ -135,21 +156,28 @@ func (f *Fetcher) Fetch(ctx context.Context, root content.Root, sources []string
 }
 
 // join finds the running flight of root or starts one.
-func (f *Fetcher) join(ctx context.Context, root content.Root, sources []string) (fl *flight, joined bool) {
+func (f *Fetcher) join(ctx context.Context, root content.Root, sources []string, urgent bool) (fl *flight, joined bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if fl, ok := f.flights[root]; ok {
 		fl.waiters++
+		if urgent {
+			f.hurryLocked(fl)
+		}
 		fl.swarm.addSources(sources)
 		return fl, true
 	}
 	// The flight has a life of its own: it must not end with its first caller.
 	fctx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
-	fl = &flight{root: root, cancel: cancel, done: make(chan struct{}), waiters: 1, progress: map[int]content.Progress{}}
+	fl = &flight{root: root, cancel: cancel, done: make(chan struct{}), waiters: 1, hurried: make(chan struct{}), progress: map[int]content.Progress{}}
 	d, _ := content.DigestFrom(root)
 	fl.swarm = newSwarm(f, d)
 	fl.swarm.addSources(sources)
 	f.flights[root] = fl
+	f.running[fl] = struct{}{}
+	if urgent {
+		f.hurryLocked(fl)
+	}
 	go func() {
 		defer close(fl.done)
 		defer cancel(nil)
@@ -163,11 +191,29 @@ func (f *Fetcher) join(ctx context.Context, root content.Root, sources []string)
 	return fl, false
 }
 
+// hurryLocked notes that somebody waits for a flight.
+func (f *Fetcher) hurryLocked(fl *flight) {
+	if !fl.urgent {
+		fl.urgent = true
+		close(fl.hurried)
+		f.urgent.Add(1)
+		fl.swarm.hurry()
+	}
+}
+
+// forget takes a flight out that has ended; with the last urgent one those that
+// stood back go on.
 func (f *Fetcher) forget(fl *flight) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.flights[fl.root] == fl {
 		delete(f.flights, fl.root)
+	}
+	delete(f.running, fl)
+	if fl.urgent && f.urgent.Add(-1) == 0 {
+		for other := range f.running {
+			other.swarm.nudge()
+		}
 	}
 }
 
@@ -208,19 +254,43 @@ func (fl *flight) report(done, total int64) {
 	}
 }
 
-// run fetches the root block, then the segments, then the chunks.
-func (f *Fetcher) run(ctx context.Context, fl *flight) error {
+// enter waits for a place among the running fetches. What is urgent never waits
+// behind what stands back for it.
+func (f *Fetcher) enter(ctx context.Context, fl *flight) (leave func(), err error) {
+	back := f.back
+	f.mu.Lock()
+	if fl.urgent {
+		back = nil
+	}
+	f.mu.Unlock()
+	if back != nil {
+		select {
+		case back <- struct{}{}:
+			return func() { <-back }, nil
+		case <-fl.hurried:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
 	select {
 	case f.slots <- struct{}{}:
-		defer func() { <-f.slots }()
+		return func() { <-f.slots }, nil
 	case <-ctx.Done():
-		return context.Cause(ctx)
+		return nil, context.Cause(ctx)
 	}
+}
+
+// run fetches the root block, then the segments, then the chunks.
+func (f *Fetcher) run(ctx context.Context, fl *flight) error {
+	leave, err := f.enter(ctx, fl)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	if h, ok := f.store.(content.Holder); ok {
 		defer h.Hold()()
 	}
 	fl.swarm.start(ctx)
-	var err error
 	for range maxRounds {
 		// A block of ours that turns out damaged when it is read is missing
 		// from then on: another round brings it.

@@ -17,10 +17,12 @@ import (
 
 type sourceState int
 
-// waiting ──launch──► active ──end──► ended
+// waiting ──launch──► active ──end──► ended, and from active over pausing back to
+// waiting when the stream ends while the tree stands back.
 const (
 	waiting sourceState = iota
 	active
+	pausing // its goroutines end
 	ended
 )
 
@@ -62,7 +64,17 @@ func newSource(s *swarm, peer string) *source { return &source{s: s, peer: peer}
 // endLocked gives the source up; reason "" is for the end of the fetch. What it
 // owed goes back when its goroutines have ended.
 func (x *source) endLocked(reason string) {
-	if x.state == ended {
+	if x.state == ended || x.state == pausing && !x.s.closed {
+		return
+	}
+	if x.state == active && len(x.asks) == 0 && !x.s.closed && x.s.standsBackLocked() {
+		// We kept it waiting, and a holder may end a stream on which nothing is
+		// asked. It is opened again when this tree has its turn.
+		x.state = pausing
+		if x.stop != nil {
+			x.stop()
+		}
+		x.s.changed.Broadcast()
 		return
 	}
 	if x.stats.Dropped == "" {
@@ -91,7 +103,7 @@ func (x *source) run(ctx context.Context) {
 	defer cancel()
 	x.s.mu.Lock()
 	x.stop = cancel
-	if x.state == ended {
+	if x.state != active {
 		cancel()
 	}
 	x.s.mu.Unlock()
@@ -106,6 +118,14 @@ func (x *source) run(ctx context.Context) {
 		reason = ""
 	}
 	x.endLocked(reason)
+	if x.state == pausing && wanted {
+		x.state, x.stop = waiting, nil
+		s.running--
+		s.launchLocked()
+		s.changed.Broadcast()
+		return
+	}
+	x.state = ended
 	lost := int64(0)
 	for _, a := range x.asks {
 		for _, p := range a.pieces {

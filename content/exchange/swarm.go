@@ -50,6 +50,7 @@ type swarm struct {
 	running  int
 	started  bool
 	closed   bool
+	urgent   bool  // somebody waits for it: it does not stand back
 	err      error // ends everything
 	received int64
 	blocks   int64
@@ -118,7 +119,7 @@ func (s *swarm) findLocked(peer string) *source {
 
 // launchLocked starts sources while there is work and room for streams.
 func (s *swarm) launchLocked() {
-	if !s.started || s.closed || s.err != nil || s.left == 0 {
+	if !s.started || s.closed || s.err != nil || s.left == 0 || s.standsBackLocked() {
 		return
 	}
 	for _, src := range s.sources {
@@ -174,6 +175,26 @@ func (s *swarm) await(ctx context.Context, ready func() bool, then func()) error
 	}
 }
 
+// hurry makes it stand back for nobody any more.
+func (s *swarm) hurry() {
+	s.mu.Lock()
+	s.urgent = true
+	s.mu.Unlock()
+	s.nudge()
+}
+
+// standsBackLocked is true while somebody waits for other trees and nobody for
+// this one.
+func (s *swarm) standsBackLocked() bool { return !s.urgent && s.f.urgent.Load() > 0 }
+
+// nudge has the sources look for work again.
+func (s *swarm) nudge() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.launchLocked()
+	s.changed.Broadcast()
+}
+
 // setProgress sets what is told of each stored chunk from now on.
 func (s *swarm) setProgress(fn func(stored int64), present int64) {
 	s.mu.Lock()
@@ -214,7 +235,7 @@ func (s *swarm) checkLocked() {
 	if !s.started || s.err != nil || s.left == 0 {
 		return
 	}
-	usable := func(src *source) bool { return src.state == waiting || src.state == active }
+	usable := func(src *source) bool { return src.state != ended }
 	if slices.ContainsFunc(s.sources, usable) && (len(s.fresh) > 0 || len(s.retry) == 0) {
 		return
 	}
@@ -287,7 +308,7 @@ func (s *swarm) takeLocked(src *source) []*piece {
 	room := s.f.o.WindowBytes - src.owedBytes
 	pieces := min(takePieces, maxQueued-src.owed)
 	// Small wants make many frames: wait for some room, unless idle.
-	if pieces <= 0 || (src.owed > 0 && room < min(takeBytes, s.f.o.WindowBytes/2)) {
+	if pieces <= 0 || s.standsBackLocked() || (src.owed > 0 && room < min(takeBytes, s.f.o.WindowBytes/2)) {
 		return nil
 	}
 	room = min(room, takeBytes)

@@ -10,6 +10,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/transport"
 	ma "github.com/multiformats/go-multiaddr"
+	"golang.org/x/sync/singleflight"
 
 	"github.com/beammesh/beammesh/mesh"
 )
@@ -168,36 +169,19 @@ func (m *Mesh) choose(ctx context.Context, l *link, bulk bool) *link {
 	if bulk {
 		good = isTCP
 	}
-	have := func() *link {
-		for _, o := range m.gate.links(l.peer, true) {
-			if good(o) {
-				return o
-			}
-		}
-		return nil
-	}
-	if o := have(); o != nil {
+	if o := m.linkTo(l.peer, good); o != nil {
 		return o
 	}
 	for _, t := range []*beside{m.tcp, m.quic} { // TCP has no limit of its own
 		if t == nil || (bulk && t != m.tcp) {
 			continue
 		}
-		name := t.namedTransport.String()
-		// All that wait for the same connection share one dial, which must not
-		// end with the first of them to give up.
-		ch := m.besides.DoChan(name+string(l.peer), func() (any, error) {
-			if have() == nil {
-				m.addBeside(l.peer, name, t)
-			}
-			return nil, nil
-		})
 		select {
-		case <-ch:
+		case <-m.besideDial(l.peer, t, good):
 		case <-ctx.Done():
 			return l
 		}
-		if o := have(); o != nil {
+		if o := m.linkTo(l.peer, good); o != nil {
 			return o
 		}
 	}
@@ -205,6 +189,29 @@ func (m *Mesh) choose(ctx context.Context, l *link, bulk bool) *link {
 		return m.choose(ctx, l, false)
 	}
 	return l
+}
+
+// linkTo gives the oldest proven connection to a peer that will do.
+func (m *Mesh) linkTo(p mesh.PeerID, good func(*link) bool) *link {
+	for _, o := range m.gate.links(p, true) {
+		if good(o) {
+			return o
+		}
+	}
+	return nil
+}
+
+// besideDial dials one more connection unless there is one that will do. All
+// that wait for the same one share one dial, which must not end with the first
+// of them to give up.
+func (m *Mesh) besideDial(p mesh.PeerID, t *beside, good func(*link) bool) <-chan singleflight.Result {
+	name := t.namedTransport.String()
+	return m.besides.DoChan(name+string(p), func() (any, error) {
+		if m.linkTo(p, good) == nil {
+			m.addBeside(p, name, t)
+		}
+		return nil, nil
+	})
 }
 
 // addBeside dials one more connection and waits for its hello.

@@ -46,13 +46,19 @@ type Config struct {
 	// Mesh.Expel for peers that are connected.
 	Deny func(mesh.PeerID) (reason string, denied bool)
 
-	// PingEvery is the time between liveness pings on a connection (2 s), at
-	// most maxPingEvery.
+	// DialKnownOnly dials no peer that nobody named: the directory's routing
+	// does not introduce this node to everybody, as it would not in a large
+	// mesh. For tests.
+	DialKnownOnly bool
+
+	// PingEvery is the time between liveness pings of a peer (2.5 s), at most
+	// maxPingEvery.
 	PingEvery time.Duration
 	// SilentAfter without a pong, one re-dial is made; if that fails too
-	// the member is down (5.5 s; with PingEvery and RedialWait it stays under 8 s).
+	// the member is down (6 s; with RedialWait it stays under 8 s).
 	SilentAfter time.Duration
-	// RedialWait bounds the one re-dial before MemberDown (800 ms).
+	// RedialWait bounds the one re-dial before MemberDown (800 ms). A machine
+	// that refuses it, because the process is gone, cuts it short.
 	RedialWait time.Duration
 
 	// Clock is the wall clock that hello reports and certificates are checked
@@ -68,6 +74,8 @@ type Config struct {
 	// network below QUIC, a tracer. See mesh/libp2p/virtual.
 	HostOptions   []golibp2p.Option
 	GossipOptions []pubsub.Option
+	// Simulated: the addresses of peers mean nothing to this machine's kernel.
+	Simulated bool
 }
 
 // Invitation says what a ticket grants.
@@ -116,8 +124,8 @@ func (c Config) complete() (Config, error) {
 			*d = v
 		}
 	}
-	def(&c.PingEvery, 2*time.Second)
-	def(&c.SilentAfter, 5500*time.Millisecond)
+	def(&c.PingEvery, 2500*time.Millisecond)
+	def(&c.SilentAfter, 6*time.Second)
 	def(&c.RedialWait, 800*time.Millisecond)
 	if c.PingEvery > maxPingEvery {
 		return c, fmt.Errorf("mesh config: a ping every %v, at most every %v", c.PingEvery, maxPingEvery)

@@ -266,7 +266,7 @@ func (m *Mesh) Find(ctx context.Context, key string, limit int) ([]mesh.PeerID, 
 		if id == m.self || full() {
 			continue
 		}
-		m.table.learn(id, "", "", addrTexts(p), mesh.ViaDirectory, m.cfg.Clock())
+		m.table.learn(id, "", "", addrTexts(p), mesh.ViaLookup, m.cfg.Clock())
 		room <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-room }()

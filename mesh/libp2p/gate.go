@@ -3,6 +3,7 @@ package libp2p
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -48,6 +49,7 @@ type link struct {
 	dialer bool // we run hello
 	since  time.Time
 	settle chan struct{} // closed when hello ended, well or not, or the connection closed
+	gone   chan struct{} // closed when the connection closed
 	expel  *time.Timer   // closes a stranger
 
 	// under gate.mu
@@ -57,6 +59,8 @@ type link struct {
 	waiting  int
 	boot     string
 	notAfter time.Time // of the peer's certificate
+	open     bool      // a refusal at its address means that the process is gone
+	refused  bool      // which has happened
 }
 
 func newGate(h host.Host, m *Mesh) *gate {
@@ -70,7 +74,7 @@ func (g *gate) add(c network.Conn, dialer bool) (l *link, fresh bool) {
 	if l, ok := g.conns[c.ID()]; ok {
 		return l, false
 	}
-	l = &link{conn: c, peer: mesh.PeerID(c.RemotePeer().String()), dialer: dialer, since: time.Now(), settle: make(chan struct{})}
+	l = &link{conn: c, peer: mesh.PeerID(c.RemotePeer().String()), dialer: dialer, since: time.Now(), settle: make(chan struct{}), gone: make(chan struct{})}
 	l.expel = time.AfterFunc(strangerLife, func() {
 		g.m.log.Debug("closing a connection without membership", "peer", l.peer, "addr", c.RemoteMultiaddr())
 		c.Close()
@@ -89,6 +93,7 @@ func (g *gate) drop(c network.Conn) (l *link, last bool) {
 		return nil, false
 	}
 	delete(g.conns, c.ID())
+	close(l.gone)
 	l.expel.Stop()
 	g.settleLocked(l)
 	if !l.proven {
@@ -173,6 +178,38 @@ func (g *gate) links(p mesh.PeerID, proven bool) []*link {
 		}
 	}
 	return out
+}
+
+// speaks says whether l is the oldest of its peer's proven connections.
+func (g *gate) speaks(l *link) bool {
+	all := g.links(l.peer, true)
+	return len(all) == 0 || all[0] == l
+}
+
+func (g *gate) hasTCP(p mesh.PeerID) bool { return slices.ContainsFunc(g.links(p, true), isTCP) }
+
+func (g *gate) open(l *link) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return l.open
+}
+
+func (g *gate) setOpen(l *link) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	l.open = true
+}
+
+func (g *gate) refused(l *link) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return l.refused
+}
+
+func (g *gate) setRefused(l *link) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	l.refused = true
 }
 
 func (g *gate) member(p mesh.PeerID) bool { return len(g.links(p, true)) > 0 }
@@ -316,7 +353,14 @@ func (g *gate) closePeer(p mesh.PeerID) {
 type gater struct{ m *Mesh }
 
 func (g gater) InterceptPeerDial(p peer.ID) bool {
-	_, denied := g.m.cfg.Deny(mesh.PeerID(p.String()))
+	if g.m.hasLeft() {
+		return false
+	}
+	id := mesh.PeerID(p.String())
+	if _, known := g.m.table.via(id); g.m.cfg.DialKnownOnly && !known && g.m.Joined() {
+		return false
+	}
+	_, denied := g.m.cfg.Deny(id)
 	return !denied
 }
 func (g gater) InterceptAddrDial(peer.ID, ma.Multiaddr) bool { return true }

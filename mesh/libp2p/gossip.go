@@ -56,12 +56,19 @@ func (g *gossip) start(m *Mesh) error {
 	return err
 }
 
-// validate runs on every message before it is delivered or passed on.
+// validate runs on every message before it is delivered or passed on. Its author
+// need not be the neighbour that it comes from, and only the neighbour stands
+// behind the gate: what a member hands on of somebody who is none, or of a
+// denied one, is dropped. Whom this node has not met yet says it again.
 func (g *gossip) validate(_ context.Context, _ peer.ID, msg *pubsub.Message) pubsub.ValidationResult {
 	if len(msg.Data) > mesh.MaxGossip {
 		return pubsub.ValidationReject
 	}
-	if _, denied := g.m.cfg.Deny(mesh.PeerID(msg.GetFrom().String())); denied {
+	author := mesh.PeerID(msg.GetFrom().String())
+	if _, denied := g.m.cfg.Deny(author); denied {
+		return pubsub.ValidationIgnore
+	}
+	if !g.m.table.speaks(author, g.m.cfg.Clock()) && !g.m.gate.member(author) {
 		return pubsub.ValidationIgnore
 	}
 	return pubsub.ValidationAccept

@@ -64,10 +64,10 @@ func (m *Mesh) disconnected(c network.Conn) {
 		return
 	}
 	if !last {
-		m.spawn(func() { m.suspect(l.peer) })
+		m.spawn(func() { m.suspect(l) })
 		return
 	}
-	m.spawn(func() { m.lost(l.peer, "the connection broke") })
+	m.spawn(func() { m.lost(l, "the connection broke") })
 }
 
 // theirs is what a hello proved about the other side.
@@ -210,7 +210,7 @@ func (m *Mesh) ownHello() *peerv1.Hello {
 }
 
 func (m *Mesh) ownGreeting(to mesh.PeerID) *peerv1.Greeting {
-	g := &peerv1.Greeting{Members: m.records(to)}
+	g := &peerv1.Greeting{Members: m.records(to), Left: m.table.farewellsToTell(m.cfg.Clock(), maxLeftTold)}
 	if m.cfg.Hello != nil {
 		if g.Payload = m.cfg.Hello.Local(to); len(g.Payload) > maxPayload {
 			m.log.Error("hello payload is too large, sending none", "bytes", len(g.Payload), "limit", maxPayload)
@@ -223,8 +223,8 @@ func (m *Mesh) ownGreeting(to mesh.PeerID) *peerv1.Greeting {
 
 // take checks a greeting and learns the members it names.
 func (m *Mesh) take(g *peerv1.Greeting) error {
-	if len(g.Payload) > maxPayload || len(g.Members) > maxRecords {
-		return fmt.Errorf("greeting out of bounds: %d bytes, %d members", len(g.Payload), len(g.Members))
+	if len(g.Payload) > maxPayload || len(g.Members) > maxRecords || len(g.Left) > maxLeftTold {
+		return fmt.Errorf("greeting out of bounds: %d bytes, %d members, %d farewells", len(g.Payload), len(g.Members), len(g.Left))
 	}
 	return nil
 }
@@ -237,6 +237,7 @@ func (m *Mesh) welcome(l *link, t *theirs, g *peerv1.Greeting) error {
 	if err != nil {
 		return err
 	}
+	m.heardLeft(g.Left)
 	m.learn(g.Members)
 	via := m.howMet(l)
 	if m.cfg.Hello != nil {
@@ -247,20 +248,25 @@ func (m *Mesh) welcome(l *link, t *theirs, g *peerv1.Greeting) error {
 		return errors.New("the connection closed during hello")
 	}
 	m.spawn(func() { m.keepAlive(l, p) })
+	m.spawn(func() { m.watchRefusal(l) })
 	addrs := decodeAddrs(t.hello.Addrs)
 	if l.dialer {
 		addrs = mergeAddrs([]string{l.conn.RemoteMultiaddr().String()}, addrs) // it worked from here
 	}
 	m.table.up(mesh.Member{ID: l.peer, Name: t.hello.Name, Tier: t.member.Tier, Connected: true, Path: mesh.PathDirect, Addrs: addrs,
 		RTT: t.rtt, ClockSkew: t.skew, Version: t.hello.Version, Features: t.hello.Features, BootID: t.hello.BootId, LastSeen: m.cfg.Clock(), Via: via})
+	m.table.holds(l.peer, t.member.NotAfter.Add(membership.Leeway))
 	if !m.gate.member(l.peer) {
 		// It broke between prove and up, when there was nobody to take down yet.
-		m.spawn(func() { m.lost(l.peer, "the connection broke") })
+		m.spawn(func() { m.lost(l, "the connection broke") })
 		return nil
 	}
 	m.dir.memberUp(mustPeer(l.peer), slices.Contains(t.hello.Features, featDirectory))
 	if slices.Contains(t.hello.Features, featRoot) {
 		m.certifyNow()
+	}
+	if l.dialer && !isTCP(l) && m.tcp != nil && slices.Contains(t.hello.Features, featTCP) {
+		m.spawn(func() { m.addTCP(l) })
 	}
 	m.log.Info("member connected", "peer", l.peer, "name", t.hello.Name, "addr", l.conn.RemoteMultiaddr(), "rtt", t.rtt, "skew", t.skew)
 	return nil

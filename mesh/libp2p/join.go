@@ -293,10 +293,11 @@ func (m *Mesh) Invite(_ context.Context, inv Invitation) (string, error) {
 	return membership.Ticket{Root: c.root, Issuer: m.self, Addrs: addrs, Secret: secret, Tier: inv.Tier, Roles: inv.Roles, Expires: expires}.Encode()
 }
 
-// Leave forgets the membership and what came with it; the identity stays. The
-// founder's root key is kept under another name, because a mesh without it
-// cannot grow issuers any more. Close the mesh afterwards.
-func (m *Mesh) Leave(context.Context) error {
+// Leave forgets the membership and what came with it, and tells the members that
+// are connected, for at most 3 s; the identity stays. The founder's root key is
+// kept under another name, because a mesh without it cannot grow issuers any
+// more. All connections end; Close the mesh afterwards.
+func (m *Mesh) Leave(ctx context.Context) error {
 	c := m.credentials()
 	if c == nil {
 		return fault.New(fault.Invalid, "this machine is in no mesh", "nothing to leave")
@@ -310,13 +311,24 @@ func (m *Mesh) Leave(context.Context) error {
 			return fmt.Errorf("leave mesh: %w", err)
 		}
 	}
+	if err := m.forget(); err != nil {
+		return fmt.Errorf("leave mesh: %w", err)
+	}
+	if m.usable() == nil {
+		m.log.Info("left the mesh", "told", m.sayFarewell(ctx))
+		for _, k := range m.table.list() {
+			m.gate.closePeer(k.ID)
+		}
+	}
+	return nil
+}
+
+// forget removes the files of the membership; none is written after it.
+func (m *Mesh) forget() error {
 	m.saving.Lock()
 	defer m.saving.Unlock()
 	m.mu.Lock()
 	m.left = true
 	m.mu.Unlock()
-	if err := m.store.remove(fileMembership, fileRoot, fileTickets, fileMembers); err != nil {
-		return fmt.Errorf("leave mesh: %w", err)
-	}
-	return nil
+	return m.store.remove(fileMembership, fileRoot, fileTickets, fileMembers, fileLeft)
 }

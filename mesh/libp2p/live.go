@@ -13,7 +13,6 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/protocol/ping"
 	msmux "github.com/multiformats/go-multistream"
 
-	"github.com/beammesh/beammesh/mesh"
 	"github.com/beammesh/beammesh/mesh/membership"
 )
 
@@ -22,7 +21,8 @@ import (
 const answerWait = 2 * time.Second
 
 // pingStreamLife is how long one ping stream is used: the answering side of
-// libp2p's ping ends a stream after 30 s whatever happens on it.
+// libp2p's ping ends a stream after 30 s whatever happens on it, and after 10 s
+// without a ping.
 const pingStreamLife = 20 * time.Second
 
 // pinger is one ping stream of one connection.
@@ -62,32 +62,29 @@ func (p *pinger) once(until time.Time) (time.Duration, error) {
 }
 
 // answers asks one connection whether its peer still lives.
-func (m *Mesh) answers(l *link) bool { return m.answersWithin(l, answerWait) }
-
-func (m *Mesh) answersWithin(l *link, wait time.Duration) bool {
-	ctx, cancel := context.WithTimeout(m.ctx, wait)
+func (m *Mesh) answers(l *link) bool {
+	ctx, cancel := context.WithTimeout(m.ctx, answerWait)
 	defer cancel()
+	return m.ping(ctx, l) == nil
+}
+
+// ping asks once over one connection, until ctx ends.
+func (m *Mesh) ping(ctx context.Context, l *link) error {
 	p, err := openPing(ctx, l.conn)
 	if err != nil {
-		return false
+		return err
 	}
 	defer p.s.Reset()
-	_, err = p.once(time.Now().Add(wait))
-	return err == nil
+	defer context.AfterFunc(ctx, func() { p.s.Reset() })()
+	_, err = p.once(time.Time{})
+	return err
 }
 
-// suspect asks a peer's other connections after one of them broke: a process
-// that was killed leaves a TCP connection at once and says nothing on QUIC.
-func (m *Mesh) suspect(p mesh.PeerID) {
-	for _, l := range m.gate.links(p, true) {
-		m.spawn(func() {
-			if !m.answersWithin(l, m.cfg.RedialWait) && m.ctx.Err() == nil {
-				m.log.Debug("connection does not answer after another one broke", "peer", p, "addr", l.conn.RemoteMultiaddr())
-				l.conn.Close()
-			}
-		})
-	}
-}
+// besidePings is how many times longer the pause between pings is on a
+// connection beside the one that speaks for its peer: when that one breaks or
+// falls silent, the others are asked at once. The product with PingEvery stays
+// below the 10 s after which a ping stream ends.
+const besidePings = 3
 
 // keepAlive pings one proven connection until it ends, and ends it when the
 // peer has been silent for SilentAfter or its certificate ran out. What follows
@@ -97,56 +94,61 @@ func (m *Mesh) suspect(p mesh.PeerID) {
 func (m *Mesh) keepAlive(l *link, p *pinger) {
 	defer l.conn.Close()
 	defer func() { p.s.Reset() }()
-	last := time.Now()
-	opened := last
-	tick := time.NewTimer(m.cfg.PingEvery)
-	defer tick.Stop()
+	opened := time.Now()
 	for {
-		if time.Since(opened) > pingStreamLife {
-			ctx, cancel := context.WithDeadline(m.ctx, last.Add(m.cfg.SilentAfter))
+		sent := time.Now()
+		until := sent.Add(m.cfg.SilentAfter - m.cfg.PingEvery)
+		if sent.Sub(opened) > pingStreamLife {
+			ctx, cancel := context.WithDeadline(m.ctx, until)
 			fresh, err := openPing(ctx, l.conn)
 			cancel()
 			if err != nil {
 				return
 			}
 			p.s.Close()
-			p, opened = fresh, time.Now()
+			p, opened = fresh, sent
 		}
-		rtt, err := p.once(last.Add(m.cfg.SilentAfter))
+		rtt, err := p.once(until)
 		if err != nil {
-			m.log.Debug("connection is silent", "peer", l.peer, "addr", l.conn.RemoteMultiaddr(), "since", last, "err", err)
+			m.log.Debug("connection is silent", "peer", l.peer, "addr", l.conn.RemoteMultiaddr(), "since", sent, "err", err)
 			return
 		}
-		last = time.Now()
 		m.table.measured(l.peer, rtt, m.cfg.Clock())
 		if m.cfg.Clock().After(l.notAfter.Add(membership.Leeway)) {
 			m.log.Info("certificate ran out, asking for a new hello", "peer", l.peer)
 			return
 		}
-		tick.Reset(m.cfg.PingEvery)
-		select {
-		case <-tick.C:
-		case <-m.ctx.Done():
+		if !m.untilPing(l, time.Now()) {
 			return
 		}
 	}
 }
 
-// lost runs when a member's last proven connection ended: one re-dial, and if
-// that fails the member is down.
-func (m *Mesh) lost(p mesh.PeerID, reason string) {
-	ctx, cancel := context.WithTimeout(m.ctx, m.cfg.RedialWait)
-	defer cancel()
-	if known, ok := m.table.get(p); !ok || !known.Connected {
-		return
+// untilPing waits from a pong to the next ping of a link; false: it is over.
+func (m *Mesh) untilPing(l *link, pong time.Time) bool {
+	for {
+		moved := m.gate.changes()
+		every := m.cfg.PingEvery
+		if !m.gate.speaks(l) {
+			every *= besidePings
+		}
+		wait := time.Until(pong.Add(every))
+		if wait <= 0 {
+			return true
+		}
+		tick := time.NewTimer(wait)
+		select {
+		case <-tick.C:
+		case <-moved: // it may be the one that speaks now
+		case <-l.gone:
+			tick.Stop()
+			return false
+		case <-m.ctx.Done():
+			tick.Stop()
+			return false
+		}
+		tick.Stop()
 	}
-	err := m.dial(ctx, p)
-	if m.ctx.Err() != nil || m.gate.member(p) {
-		return // back, perhaps because it dialled us
-	}
-	m.dir.memberDown(mustPeer(p))
-	m.table.down(p, reason, m.cfg.Clock())
-	m.log.Info("member is down", "peer", p, "reason", reason, "err", err)
 }
 
 // dialWait bounds one background dial, hello included.
@@ -221,6 +223,12 @@ func (m *Mesh) saveTable() error {
 	b, err := m.table.marshal()
 	if err == nil {
 		err = m.store.write(fileMembers, b)
+	}
+	if err == nil {
+		b, err = m.table.marshalLeft(m.cfg.Clock())
+	}
+	if err == nil {
+		err = m.store.write(fileLeft, b)
 	}
 	if err != nil {
 		return fmt.Errorf("store members: %w", err)

@@ -227,6 +227,9 @@ func TestLivenessBudget(t *testing.T) {
 	if c.RedialWait > 900*time.Millisecond {
 		t.Errorf("one re-dial takes %v", c.RedialWait)
 	}
+	if besidePings*c.PingEvery > 8*time.Second {
+		t.Errorf("a ping stream beside another is used every %v, libp2p ends it after 10 s", besidePings*c.PingEvery)
+	}
 	if 2*c.PingEvery >= c.SilentAfter {
 		t.Errorf("one lost ping ends a connection: ping every %v, silent after %v", c.PingEvery, c.SilentAfter)
 	}

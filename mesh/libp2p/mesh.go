@@ -44,17 +44,18 @@ type Mesh struct {
 	wg     sync.WaitGroup
 	renew  chan struct{} // capacity 1: look at the certificates now
 
-	host    host.Host // bare: identify, ping, hello, join
-	gate    *gate     // everything else
-	ready   atomic.Bool
-	tcp     *beside // nil when switched off
-	quic    *beside
-	besides singleflight.Group
-	ifaces  ifaces
-	joins   chan struct{} // join requests being served
-	tickets *membership.Ledger
-	dir     directory
-	gossip  gossip
+	host     host.Host // bare: identify, ping, hello, join
+	gate     *gate     // everything else
+	ready    atomic.Bool
+	tcp      *beside // nil when switched off
+	quic     *beside
+	besides  singleflight.Group
+	ifaces   ifaces
+	joins    chan struct{} // join requests being served
+	canaries chan struct{} // peers that only QUIC reaches, being watched
+	tickets  *membership.Ledger
+	dir      directory
+	gossip   gossip
 
 	saving sync.Mutex // held while files of the membership are written
 
@@ -84,7 +85,7 @@ func New(_ context.Context, cfg Config) (_ *Mesh, err error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &Mesh{cfg: cfg, store: st, boot: rand.Text(), adopted: make(chan struct{}), renew: make(chan struct{}, 1), joins: make(chan struct{}, maxJoins),
+	m := &Mesh{cfg: cfg, store: st, boot: rand.Text(), adopted: make(chan struct{}), renew: make(chan struct{}, 1), joins: make(chan struct{}, maxJoins), canaries: make(chan struct{}, maxCanaries),
 		handlers: map[string]mesh.Handler{}, unanswered: map[string]time.Time{}}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	defer func() {
@@ -115,6 +116,13 @@ func New(_ context.Context, cfg Config) (_ *Mesh, err error) {
 	}
 	if err := m.table.restore(known, cfg.Clock()); err != nil {
 		m.log.Warn("member table is damaged, starting without it", "err", err)
+	}
+	said, err := st.read(fileLeft)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.restoreLeft(said); err != nil {
+		m.log.Warn("the list of members that left is damaged, starting without it", "err", err)
 	}
 	if m.host, err = m.newHost(); err != nil {
 		return nil, err
@@ -188,6 +196,7 @@ func (m *Mesh) Start(ctx context.Context) (err error) {
 	m.refreshOwn()
 	m.host.SetStreamHandler(m.protocolID(protoHello), m.serveHello)
 	m.host.SetStreamHandler(m.protocolID(protoJoin), m.serveJoin)
+	m.gate.SetStreamHandler(m.protocolID(protoLeft), m.serveLeft)
 	for name, h := range m.handlers {
 		m.gate.SetStreamHandler(m.protocolID(name), m.serve(h))
 	}

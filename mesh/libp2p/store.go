@@ -30,6 +30,7 @@ const (
 	fileMembership = "membership.json" // root public key, chain, issuer certificate
 	fileTickets    = "tickets.json"    // membership.Ledger
 	fileMembers    = "members.json"    // the member table
+	fileLeft       = "left.json"       // farewells of members that left
 	filePort       = "port"            // the port chosen for ":0", tried first next time
 )
 

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/beammesh/beammesh/mesh"
+	peerv1 "github.com/beammesh/beammesh/proto/beammesh/peer/v1"
 )
 
 // table is the member list: who is known, who is connected, and who is to be
@@ -17,18 +18,21 @@ type table struct {
 	saveSoon chan struct{} // capacity 1: something worth saving
 	dialSoon chan struct{} // capacity 1: something worth dialling
 
-	mu       sync.Mutex
-	self     mesh.Member
-	admits   map[mesh.PeerID]bool // redeemed a ticket here and did not say hello yet; at most maxAdmits
-	rows     map[mesh.PeerID]*row
-	watchers map[*watcher]struct{}
-	closed   bool
+	mu     sync.Mutex
+	self   mesh.Member
+	admits map[mesh.PeerID]bool // redeemed a ticket here and did not say hello yet; at most maxAdmits
+	rows   map[mesh.PeerID]*row
+	// farewells are those of members that left or are about to; at most maxLeft
+	farewells map[mesh.PeerID]*peerv1.Farewell
+	watchers  map[*watcher]struct{}
+	closed    bool
 }
 
 // row is one known peer.
 type row struct {
 	m      mesh.Member
-	proven bool // showed a valid chain at least once, ever
+	proven bool      // showed a valid chain at least once, ever
+	until  time.Time // the certificate holds that it showed to this process
 
 	// Re-dialling, while not connected.
 	next    time.Time
@@ -52,7 +56,7 @@ const (
 )
 
 func newTable(self mesh.Member) *table {
-	return &table{saveSoon: make(chan struct{}, 1), dialSoon: make(chan struct{}, 1), self: self, admits: map[mesh.PeerID]bool{}, rows: map[mesh.PeerID]*row{}, watchers: map[*watcher]struct{}{}}
+	return &table{saveSoon: make(chan struct{}, 1), dialSoon: make(chan struct{}, 1), self: self, admits: map[mesh.PeerID]bool{}, rows: map[mesh.PeerID]*row{}, farewells: map[mesh.PeerID]*peerv1.Farewell{}, watchers: map[*watcher]struct{}{}}
 }
 
 func (t *table) touch() {
@@ -88,6 +92,7 @@ func (t *table) up(m mesh.Member) {
 		m.Via = r.m.Via
 	}
 	delete(t.admits, m.ID)
+	delete(t.farewells, m.ID) // it is here again
 	if m.RTT == 0 {
 		m.RTT = r.m.RTT
 	}
@@ -100,12 +105,38 @@ func (t *table) up(m mesh.Member) {
 
 const restarted = "the node restarted"
 
+// holds notes until when the certificate holds that a member showed.
+func (t *table) holds(id mesh.PeerID, until time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if r, ok := t.rows[id]; ok {
+		r.until = until
+	}
+}
+
+// speaks tells whether what id says to all is taken and passed on: it is a
+// member that this node has met. In a mesh too large to meet everybody it is
+// enough to have heard of it from a member.
+func (t *table) speaks(id mesh.PeerID, now time.Time) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if id == t.self.ID {
+		return true
+	}
+	r, ok := t.rows[id]
+	return ok && (r.m.Connected || now.Before(r.until) || len(t.rows) >= wantConnected)
+}
+
 // down marks a member disconnected; the first re-dial is due after minBackoff.
 func (t *table) down(id mesh.PeerID, reason string, now time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	r, ok := t.rows[id]
 	if !ok || !r.m.Connected {
+		return
+	}
+	if t.farewells[id] != nil {
+		t.goneLocked(id, r, now)
 		return
 	}
 	r.m.Connected, r.m.Path, r.m.LastSeen = false, mesh.PathNone, now
@@ -116,7 +147,7 @@ func (t *table) down(id mesh.PeerID, reason string, now time.Time) {
 
 // refused tells the watchers that id came, or answered, with a reason not to be
 // let in. It changes nothing else.
-func (t *table) refused(m mesh.Member, reason string) {
+func (t *table) refused(m mesh.Member, reason, hint string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if r, ok := t.rows[m.ID]; ok {
@@ -126,15 +157,15 @@ func (t *table) refused(m mesh.Member, reason string) {
 		}
 		m = known
 	}
-	t.emitLocked(mesh.Event{Type: mesh.MemberRefused, Member: m, Reason: reason})
+	t.emitLocked(mesh.Event{Type: mesh.MemberRefused, Member: m, Reason: reason, Hint: hint})
 }
 
 // learn adds a peer that was found somewhere, or addresses of one that is known.
 func (t *table) learn(id mesh.PeerID, name, tier string, addrs []string, via mesh.Via, now time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if id == t.self.ID || len(addrs) == 0 {
-		return
+	if id == t.self.ID || len(addrs) == 0 || t.farewells[id] != nil {
+		return // who left is heard of when it says hello again
 	}
 	if r, ok := t.rows[id]; ok {
 		if !r.m.Connected {

@@ -1,6 +1,7 @@
 package libp2p
 
 import (
+	"cmp"
 	"errors"
 
 	"github.com/beammesh/beammesh/mesh"
@@ -11,6 +12,9 @@ import (
 
 // judge decides whether the peer may come in.
 func (m *Mesh) judge(l *link, t *theirs) *peerv1.Refusal {
+	if m.hasLeft() {
+		return refusal(fault.Conflict, "this machine is leaving the mesh", "nothing: it will not be back")
+	}
 	h := t.hello
 	if len(h.Protocols) > maxProtocols || len(h.Features) > maxFeatures || len(h.Name) > maxName || len(h.BootId) > 64 || len(h.Version) > 64 {
 		return refusal(fault.Invalid, "hello is out of bounds", "update the older of the two machines")
@@ -66,7 +70,7 @@ func (m *Mesh) livesElsewhere(l *link, boot string) (where string, twice bool) {
 // refuse records that we turned a peer away.
 func (m *Mesh) refuse(l *link, t *theirs, no *peerv1.Refusal) error {
 	if t.member.Peer != "" { // strangers are no event: anybody could flood the watchers
-		m.table.refused(mesh.Member{ID: l.peer, Name: t.hello.Name, Tier: t.member.Tier, Version: t.hello.Version}, no.Message)
+		m.table.refused(mesh.Member{ID: l.peer, Name: t.hello.Name, Tier: t.member.Tier, Version: t.hello.Version}, no.Message, "")
 		m.log.Warn("refused a member", "peer", l.peer, "addr", l.conn.RemoteMultiaddr(), "reason", no.Message)
 	}
 	return &refusedError{here: true, fault: fault.New(fault.Code(no.Code), no.Message, no.Hint)}
@@ -78,7 +82,7 @@ func (m *Mesh) refusedBy(l *link, h *peerv1.Hello, no *peerv1.Refusal) error {
 		return nil
 	}
 	f := fault.New(fault.Code(clip(no.Code, 64)), clip(no.Message, 512), clip(no.Hint, 512))
-	m.table.refused(mesh.Member{ID: l.peer, Name: clip(h.Name, maxName)}, "it refused us: "+f.Message)
+	m.table.refused(mesh.Member{ID: l.peer, Name: clip(h.Name, maxName)}, "it refused us: "+f.Message, cmp.Or(f.Hint, "ask the owner of the mesh"))
 	m.log.Warn("a peer refused this node", "peer", l.peer, "reason", f.Message, "hint", f.Hint)
 	if f.Code == fault.Expired {
 		m.certifyNow()

@@ -118,6 +118,10 @@ type Outcome struct {
 	ErrorText string
 	Result    []byte // inline result; else ResultRef
 	ResultRef string
+	// Worker and Started are those of the attempt that ended it, where no
+	// Attempt told them; zero leaves what is known.
+	Worker  string
+	Started time.Time
 }
 
 // Limits bound what is kept of ended tasks. Zero fields take the default.

@@ -143,6 +143,12 @@ func (j *Journal) Done(ctx context.Context, id string, fence uint64, o Outcome) 
 		}
 		t.Status, t.ExitCode, t.ErrorCode, t.ErrorText = o.Status, o.ExitCode, o.ErrorCode, clip(o.ErrorText)
 		t.ResultRef, t.Ended = o.ResultRef, stamp(j.now())
+		if o.Worker != "" {
+			t.Worker = clip(o.Worker)
+		}
+		if !o.Started.IsZero() {
+			t.Started = stamp(o.Started)
+		}
 		t.Size += int64(len(o.Result))
 		size = t.Size
 		if len(o.Result) > 0 {

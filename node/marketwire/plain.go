@@ -70,12 +70,15 @@ func AdvertOut(a scheduler.Advert) *peerv1.Advert {
 // AdvertIn reads an advert that arrived from elsewhere; callers Validate it.
 func AdvertIn(a *peerv1.Advert) scheduler.Advert {
 	c := a.GetCapacity()
+	devices := each(c.GetDevices(), func(d *peerv1.Device) scheduler.Device {
+		return scheduler.Device{ID: d.GetId(), Class: d.GetClass(), MemoryMiB: d.GetMemoryMib(), FreeMilli: d.GetFreeMilli(), Simulated: d.GetSimulated()}
+	})
+	if len(devices) == 0 {
+		devices = runsIn(c.GetDeviceRuns(), c.GetDevicePlaces())
+	}
 	return scheduler.Advert{Node: scheduler.NodeID(a.GetNode()), Name: a.GetName(), Boot: a.GetBoot(), Seq: a.GetSeq(), Capacity: scheduler.Capacity{
 		Total: amountsIn(c.GetTotal()), Free: amountsIn(c.GetFree()), DiskFloorMiB: c.GetDiskFloorMib(),
-		Devices: each(c.GetDevices(), func(d *peerv1.Device) scheduler.Device {
-			return scheduler.Device{ID: d.GetId(), Class: d.GetClass(), MemoryMiB: d.GetMemoryMib(), FreeMilli: d.GetFreeMilli(), Simulated: d.GetSimulated()}
-		}),
-		Queue: int(c.GetQueue()), Zone: c.GetZone(), HotRoots: rootsIn(c.GetHotRoots()), Isolation: c.GetIsolation(), Arch: c.GetArch(),
+		Devices: devices, Queue: int(c.GetQueue()), Zone: c.GetZone(), HotRoots: rootsIn(c.GetHotRoots()), Isolation: c.GetIsolation(), Arch: c.GetArch(),
 		Features: c.GetFeatures(), Draining: c.GetDraining(), BandwidthKiBps: c.GetBandwidthKibps(),
 	}}
 }

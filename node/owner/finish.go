@@ -21,7 +21,9 @@ func (o *Owner) finishLocked(p *pool, t *task, a replicas.Finished) {
 	}
 	ans, ok := t.answers[uint32(a.Attempt)]
 	out := ans.outcome
-	if !ok || !ans.answers(a.Failure) {
+	if ok && ans.answers(a.Failure) {
+		t.accepted++
+	} else {
 		out = o.failureLocked(p, t, a)
 	}
 	t.answers = nil
@@ -57,7 +59,9 @@ func (o *Owner) recentLocked(t *task, journalled bool) {
 }
 
 // tell journals a task's end and then hands it out. An end that cannot be
-// journalled is told all the same: the client is there, the disk is not.
+// journalled is told all the same: the client is there, the disk is not. Until
+// it was taken the worker keeps it too, and begins no more calls once it keeps
+// too much: that is how a client that does not read slows its map down.
 func (o *Owner) tell(t *task, notify Notify, holds []func()) {
 	// What ended while the owner closes is still written down.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(o.ctx), journalLimit)
@@ -69,11 +73,6 @@ func (o *Owner) tell(t *task, notify Notify, holds []func()) {
 	}
 	if err != nil {
 		o.log.Error("journal the end of a task", "task", t.id, "err", err)
-	}
-	if err == nil || !t.headless { // else the worker keeps the end for our next life
-		for _, release := range holds {
-			release()
-		}
 	}
 	// What it printed before its end was handed on before; what a reader holds
 	// up now belongs to an attempt that does not count.
@@ -87,7 +86,11 @@ func (o *Owner) tell(t *task, notify Notify, holds []func()) {
 		notify.Done(t.id, out)
 		t.logMu.Unlock()
 	}
-	close(t.done)
+	if err == nil || !t.headless { // else the worker keeps the end for our next life
+		for _, release := range holds {
+			release()
+		}
+	}
 }
 
 // keptResult is how large a result may be to stay in memory after its task has

@@ -219,6 +219,20 @@ func (c *cluster) submit(stubID, args string, change ...func(*owner.Request)) (s
 	return id, cl
 }
 
+// ended gives a task's outcome once the owner tells it to whoever asks.
+func (c *cluster) ended(id string) (*beamv1.Outcome, error) {
+	c.t.Helper()
+	for deadline := time.Now().Add(workertest.Patience); ; time.Sleep(time.Millisecond) {
+		info, err := c.owner().Get("ws", id)
+		if err != nil || info.Outcome != nil {
+			return info.GetOutcome(), err
+		}
+		if time.Now().After(deadline) {
+			c.t.Fatalf("task %s did not end: %v", id, info)
+		}
+	}
+}
+
 func headless(r *owner.Request) { r.Headless = true }
 
 // client is a Notify that writes down what it is told.
@@ -271,8 +285,14 @@ func (c *client) wait(t testing.TB) *beamv1.Outcome {
 // printed waits until the program has printed text.
 func (c *client) printed(t testing.TB, text string) {
 	t.Helper()
+	c.printedTimes(t, text, 1)
+}
+
+// printedTimes waits until text was printed n times.
+func (c *client) printedTimes(t testing.TB, text string, n int) {
+	t.Helper()
 	limit := time.After(workertest.Patience)
-	for !strings.Contains(c.text(), text) {
+	for strings.Count(c.text(), text) < n {
 		select {
 		case <-c.more:
 		case o := <-c.done:

@@ -455,6 +455,20 @@ func (c *leaseClient) gone(g *peerv1.LeaseGone) {
 	c.o.leaseGoneLocked(c, by)
 }
 
+// forgetUnbegunLocked takes the attempts off their tasks that the container
+// never began: the pool sends them again, elsewhere, under the same number.
+func (c *leaseClient) forgetUnbegunLocked() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for key := range c.unended {
+		if t := c.o.tasks[key.task]; t != nil {
+			t.attempts = slices.DeleteFunc(t.attempts, func(a *attempt) bool {
+				return a.number == key.attempt && a.lease == c.id && a.started.IsZero()
+			})
+		}
+	}
+}
+
 // leaseGoneLocked tells the pool, once, that a lease is over.
 func (o *Owner) leaseGoneLocked(c *leaseClient, by goneBy) {
 	if c.over {
@@ -473,6 +487,9 @@ func (o *Owner) leaseGoneLocked(c *leaseClient, by goneBy) {
 		f := replicas.Failure{Kind: replicas.FailCrash, Text: by.text}
 		if by.oom {
 			f.Kind = replicas.FailOOM
+		}
+		if !by.nodeLost {
+			c.forgetUnbegunLocked()
 		}
 		p.stepLocked(replicas.ReplicaLost{Replica: replicas.ReplicaID(c.id), NodeLost: by.nodeLost, Failure: f})
 		return

@@ -13,6 +13,7 @@ import (
 	"github.com/beammesh/beammesh/proto/fault"
 	"github.com/beammesh/beammesh/scheduler"
 	"github.com/beammesh/beammesh/scheduler/market"
+	"github.com/beammesh/beammesh/scheduler/record"
 	"github.com/beammesh/beammesh/scheduler/replicas"
 )
 
@@ -53,8 +54,13 @@ type Config struct {
 	// Limits say how this node finds others, where that is not by all means;
 	// explanations carry them.
 	Limits []string
+	// Wanted hears of every container that is asked of the market; nil = nobody.
+	Wanted func(scheduler.Demand)
 	// NodeName gives a node's name for people.
 	NodeName func(mesh.PeerID) string
+	// Record takes every step of the machines, for the market's journal; it must
+	// not block. nil = nobody keeps one.
+	Record func(record.Record)
 }
 
 // Dialer opens the lease streams; the node's own id works too.
@@ -100,9 +106,13 @@ type wanted struct {
 
 // New makes an owner; Restore and Close frame its life.
 func New(cfg Config) *Owner {
+	machine := market.OwnerConfig{ID: market.OwnerID{Peer: scheduler.NodeID(cfg.Self), Epoch: cfg.Epoch}}
+	if cfg.Record != nil {
+		cfg.Record(record.Record{At: cfg.Clock(), Machine: record.Owner, Event: record.OwnerStart{Config: machine, Name: cfg.Name, Wall: time.Now()}})
+	}
 	o := &Owner{
 		cfg: cfg, log: cfg.Log,
-		market: market.NewOwner(market.OwnerConfig{ID: market.OwnerID{Peer: scheduler.NodeID(cfg.Self), Epoch: cfg.Epoch}}),
+		market: market.NewOwner(machine),
 		pools:  map[string]*pool{}, offers: map[market.OfferID]*wanted{},
 		leases: map[market.LeaseID]*leaseClient{}, tasks: map[string]*task{},
 	}
@@ -144,7 +154,12 @@ func (o *Owner) marketLocked(ev market.OwnerEvent) {
 		if o.closed {
 			return
 		}
-		for _, a := range slices.Clone(o.market.Step(o.cfg.Clock(), ev)) {
+		now := o.cfg.Clock()
+		actions := slices.Clone(o.market.Step(now, ev))
+		if o.cfg.Record != nil {
+			o.cfg.Record(record.Record{At: now, Machine: record.Owner, Event: ev, Decisions: record.OwnerDecisions(actions)})
+		}
+		for _, a := range actions {
 			o.marketActionLocked(a)
 		}
 		if at, ok := o.market.NextWake(); ok {
@@ -294,7 +309,7 @@ func (o *Owner) Submit(ctx context.Context, r Request) (string, error) {
 	t := &task{
 		id: NewTaskID(string(o.cfg.Self)), workspace: r.Workspace, stubID: r.StubID, stubName: p.plan.StubName,
 		args: r.Args, format: r.Format, headless: r.Headless || cfg.Headless, callback: r.CallbackURL,
-		created: time.Now(), status: Pending, notify: r.Notify, answers: map[uint32]answer{}, done: make(chan struct{}),
+		created: time.Now(), status: Pending, notify: r.Notify, answers: map[uint32]answer{},
 	}
 	if t.callback == "" {
 		t.callback = cfg.CallbackURL
@@ -410,28 +425,6 @@ func (o *Owner) Forget(taskID string) {
 	o.mu.Unlock()
 	if !headless {
 		_ = o.Cancel(taskID, "the client went away")
-	}
-}
-
-// Wait returns when a task has ended, with its outcome.
-func (o *Owner) Wait(ctx context.Context, taskID string) (*beamv1.Outcome, error) {
-	o.mu.Lock()
-	t := o.tasks[taskID]
-	o.mu.Unlock()
-	if t == nil {
-		return o.storedOutcome(taskID)
-	}
-	select {
-	case <-t.done:
-		o.mu.Lock()
-		out, slim := t.outcome, t.slim
-		o.mu.Unlock()
-		if slim {
-			return o.storedOutcome(taskID)
-		}
-		return out, nil
-	case <-ctx.Done():
-		return nil, ctx.Err()
 	}
 }
 

@@ -13,6 +13,8 @@ import (
 	"github.com/beammesh/beammesh/node/worker/workertest"
 	beamv1 "github.com/beammesh/beammesh/proto/beammesh/v1"
 	"github.com/beammesh/beammesh/proto/fault"
+	"github.com/beammesh/beammesh/runtime"
+	"github.com/beammesh/beammesh/runtime/runtimetest"
 )
 
 func TestSubmitToResult(t *testing.T) {
@@ -40,7 +42,7 @@ func TestSubmitToResult(t *testing.T) {
 	if got := cl.text(); !strings.Contains(got, "out\n") || !strings.Contains(got, "err\n") {
 		t.Errorf("output %q", got)
 	}
-	if got, err := c.owner().Wait(t.Context(), id); err != nil || string(got.Result) != "hello" {
+	if got, err := c.ended(id); err != nil || string(got.Result) != "hello" {
 		t.Errorf("asked again: %v, %v", got, err)
 	}
 	info, err := c.owner().Get("ws", id)
@@ -89,6 +91,39 @@ func TestOutcomes(t *testing.T) {
 	}
 	if n := c.owner().Open(); n != 0 {
 		t.Errorf("%d tasks are open", n)
+	}
+}
+
+// A container that runs out of memory ends with its call, and says both: one
+// attempt of the task.
+func TestOutOfMemoryIsOneAttempt(t *testing.T) {
+	c := newCluster(t, "box")
+	c.plans.set("ok-oom", stub.Config{KeepWarmSec: -1, Retries: 2})
+	id, cl := c.submit("ok-oom", "hold")
+	engine := c.boxes["box"].Engine
+	for n := 1; n <= 3; n++ {
+		cl.printedTimes(t, "holding", n) // once by each attempt
+		for _, id := range engine.List() {
+			container, err := engine.Get(id)
+			if err != nil {
+				continue // of the attempt before, and gone by now
+			}
+			if err := container.(*runtimetest.FakeContainer).Crash(runtime.EndOOM); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if o := cl.wait(t); o.GetError().GetCode() != string(fault.OutOfMemory) || o.Attempt != 3 {
+		t.Errorf("retries=2 ended with %v, want attempt 3, out of memory", o)
+	}
+	e, err := c.owner().Explain("ws", id, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, a := range e.Attempts {
+		if a.Attempt != uint32(i+1) {
+			t.Errorf("explain lists attempt %d as number %d of %d", a.Attempt, i+1, len(e.Attempts))
+		}
 	}
 }
 
@@ -153,7 +188,7 @@ func TestJournalError(t *testing.T) {
 	if err := c.start().Restore(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	o, err := c.owner().Wait(t.Context(), id)
+	o, err := c.ended(id)
 	if err != nil || string(o.GetResult()) != "x" || o.Attempt != 1 {
 		t.Errorf("after a restart: %v, %v", o, err)
 	}
@@ -168,7 +203,7 @@ func TestClientGone(t *testing.T) {
 	id, cl := c.submit("ok-stub", "hold")
 	cl.printed(t, "holding")
 	c.owner().Forget(id)
-	o, err := c.owner().Wait(t.Context(), id)
+	o, err := c.ended(id)
 	if err != nil || o.Status != owner.Cancelled || !strings.Contains(o.Error.Message, "client went away") {
 		t.Errorf("outcome %v, %v", o, err)
 	}
@@ -186,7 +221,7 @@ func TestClientGone(t *testing.T) {
 	cl.printed(t, "at the gate")
 	c.owner().Forget(id)
 	g.Open(t, "through")
-	if o, err := c.owner().Wait(t.Context(), id); err != nil || string(o.Result) != "through" {
+	if o, err := c.ended(id); err != nil || string(o.Result) != "through" {
 		t.Errorf("headless: %v, %v", o, err)
 	}
 	c.owner().Forget(id)
@@ -207,7 +242,7 @@ func TestCancelWhileRetrying(t *testing.T) {
 	if err := c.owner().Cancel(id, "no longer wanted"); err != nil {
 		t.Fatal(err)
 	}
-	o, err := c.owner().Wait(t.Context(), id)
+	o, err := c.ended(id)
 	if err != nil || o.Status != owner.Cancelled || o.Error.Message != "no longer wanted" {
 		t.Errorf("a waiting task: %v, %v", o, err)
 	}
@@ -229,13 +264,13 @@ func TestNodeLost(t *testing.T) {
 	c.net.Cut(c.node, lost.Mesh)
 	// The second attempt comes to the same gate; the first one stands there too.
 	waitRuns(t, g, 2)
-	g.Open(t, "done")
+	g.OpenAll(t, "done")
 	o := cl.wait(t)
 	if o.Status != owner.Complete || o.Attempt != 2 || o.NodeName == info.NodeName {
 		t.Errorf("outcome %v", o)
 	}
 	c.net.Heal(c.node, lost.Mesh)
-	r, err := c.owner().Explain("ws", id)
+	r, err := c.owner().Explain("ws", id, nil)
 	if err != nil || len(r.Attempts) != 2 {
 		t.Fatalf("explain %v, %v", r, err)
 	}
@@ -310,9 +345,29 @@ func TestInfeasible(t *testing.T) {
 		!strings.Contains(o.Error.Message, "H100") || o.Error.Hint == "" {
 		t.Errorf("outcome %v", o)
 	}
-	r, err := c.owner().Explain("ws", id)
+	r, err := c.owner().Explain("ws", id, nil)
 	if err != nil || r.Task.Status != owner.Error {
 		t.Errorf("explain %v, %v", r, err)
+	}
+}
+
+// TestExplainWhatIf asks about another demand: nothing is placed by it.
+func TestExplainWhatIf(t *testing.T) {
+	c := newCluster(t, "one", "two")
+	id, cl := c.submit("ok-stub", "echo x")
+	cl.wait(t)
+	for _, q := range []struct{ change, verdict string }{
+		{"cpu=0.5", "would be placed on "},
+		{"gpu=H100", "could never run"},
+		{"memory=900GiB", "could never run"},
+	} {
+		r, err := c.owner().Explain("ws", id, []string{q.change})
+		if err != nil || !strings.HasPrefix(r.WhatIf.GetVerdict(), q.verdict) || len(r.WhatIf.Candidates) != 2 {
+			t.Errorf("%s: %v, %v", q.change, r.GetWhatIf(), err)
+		}
+	}
+	if _, err := c.owner().Explain("ws", id, []string{"colour=green"}); fault.CodeOf(err) != fault.Invalid {
+		t.Errorf("a change that is none: %v", err)
 	}
 }
 
@@ -320,7 +375,7 @@ func TestExplain(t *testing.T) {
 	c := newCluster(t, "one", "two")
 	id, cl := c.submit("ok-stub", "echo x")
 	o := cl.wait(t)
-	r, err := c.owner().Explain("ws", id)
+	r, err := c.owner().Explain("ws", id, nil)
 	if err != nil || len(r.Attempts) != 1 {
 		t.Fatalf("%v, %v", r, err)
 	}
@@ -334,7 +389,7 @@ func TestExplain(t *testing.T) {
 	}
 	_, cl = c.submit("ok-stub", "echo x")
 	id = cl.wait(t).TaskId
-	if r, err := c.owner().Explain("ws", id); err != nil || r.Attempts[0].How != "warm container" {
+	if r, err := c.owner().Explain("ws", id, nil); err != nil || r.Attempts[0].How != "warm container" {
 		t.Errorf("warm: %v, %v", r, err)
 	}
 	// What waits says why.
@@ -348,7 +403,7 @@ func TestExplain(t *testing.T) {
 	id, _ = c.submit("ok-big", "echo x")
 	deadline := time.Now().Add(workertest.Patience)
 	for {
-		r, err := c.owner().Explain("ws", id)
+		r, err := c.owner().Explain("ws", id, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -360,7 +415,7 @@ func TestExplain(t *testing.T) {
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
-	if _, err := c.owner().Explain("another", id); fault.CodeOf(err) != fault.NotFound {
+	if _, err := c.owner().Explain("another", id, nil); fault.CodeOf(err) != fault.NotFound {
 		t.Errorf("another workspace got %v", err)
 	}
 }

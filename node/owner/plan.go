@@ -61,7 +61,7 @@ type AttemptRecord struct {
 type EndRecord struct {
 	Status           string
 	Outcome          []byte
-	StartedUnixMicro int64
+	StartedUnixMicro int64 // 0 = not known
 	EndedUnixMicro   int64
 	Node             string
 	Lease            string

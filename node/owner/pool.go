@@ -14,6 +14,7 @@ import (
 	beamv1 "github.com/beammesh/beammesh/proto/beammesh/v1"
 	"github.com/beammesh/beammesh/scheduler"
 	"github.com/beammesh/beammesh/scheduler/market"
+	"github.com/beammesh/beammesh/scheduler/record"
 	"github.com/beammesh/beammesh/scheduler/replicas"
 	"google.golang.org/protobuf/proto"
 )
@@ -67,8 +68,9 @@ func (o *Owner) pool(ctx context.Context, workspace, stubID string) (*pool, erro
 	if most == 0 {
 		most = defaultMaxContainers
 	}
-	p = &pool{o: o, key: key, plan: plan, used: time.Now(), machine: replicas.New(replicas.Config{
-		Max: most, KeepWarm: plan.Config.KeepWarm(), Window: 2})}
+	cfg := replicas.Config{Max: most, KeepWarm: plan.Config.KeepWarm(), Window: 2}
+	p = &pool{o: o, key: key, plan: plan, used: time.Now(), machine: replicas.New(cfg)}
+	p.recordLocked(o.cfg.Clock(), record.PoolStart{Config: cfg, Stub: plan.StubName, Demand: plan.Demand}, nil)
 	p.timer = time.AfterFunc(time.Hour, func() {
 		o.mu.Lock()
 		defer o.mu.Unlock()
@@ -90,6 +92,7 @@ func (o *Owner) dropIdlePoolLocked() {
 	}
 	if oldest != nil {
 		oldest.timer.Stop()
+		oldest.recordLocked(o.cfg.Clock(), record.PoolEnd{}, nil)
 		delete(o.pools, oldest.key)
 	}
 }
@@ -99,13 +102,23 @@ func (p *pool) stepLocked(ev replicas.Event) {
 		if p.o.closed {
 			return
 		}
-		for _, a := range slices.Clone(p.machine.Step(p.o.cfg.Clock(), ev)) {
+		now := p.o.cfg.Clock()
+		actions := slices.Clone(p.machine.Step(now, ev))
+		p.recordLocked(now, ev, actions)
+		for _, a := range actions {
 			p.actionLocked(a)
 		}
 		if at, ok := p.machine.NextWake(); ok {
 			p.timer.Reset(max(at-p.o.cfg.Clock(), 0))
 		}
 	})
+}
+
+// recordLocked writes a step of the machine into the market's journal.
+func (p *pool) recordLocked(now time.Duration, ev any, actions []replicas.Action) {
+	if p.o.cfg.Record != nil {
+		p.o.cfg.Record(record.Record{At: now, Machine: record.PoolPrefix + p.key, Event: ev, Decisions: record.PoolDecisions(actions)})
+	}
 }
 
 func (p *pool) actionLocked(a replicas.Action) {
@@ -161,6 +174,9 @@ func (p *pool) acquireLocked() {
 	p.fatal, p.userFail = nil, nil // it is tried anew
 	w := &wanted{id: o.newOfferIDLocked(p), pool: p, submitted: time.Now()}
 	o.offers[w.id] = w
+	if o.cfg.Wanted != nil {
+		o.cfg.Wanted(p.plan.Demand)
+	}
 	o.marketLocked(market.Submit{Offer: market.Offer{ID: w.id, Demand: p.plan.Demand, Group: p.key, Headless: p.plan.Config.Headless || p.headless > 0}})
 }
 

@@ -28,7 +28,7 @@ func stamp(t time.Time) *timestamppb.Timestamp {
 
 func (o *Owner) infoLocked(t *task) *beamv1.TaskInfo {
 	i := &beamv1.TaskInfo{Id: t.id, Status: t.status, StubId: t.stubID, StubName: t.stubName, WorkspaceId: t.workspace,
-		OwnerId: string(o.cfg.Self), OwnerName: o.cfg.Name, CreatedAt: stamp(t.created), StartedAt: stamp(t.started), Headless: t.headless}
+		OwnerId: string(o.cfg.Self), OwnerName: o.cfg.Name, CreatedAt: stamp(t.created), StartedAt: stamp(t.started), Headless: t.headless, Accepted: t.accepted}
 	switch {
 	case t.told:
 		i.EndedAt, i.Outcome = stamp(t.ended), t.outcome
@@ -70,24 +70,16 @@ func (o *Owner) Get(workspace, id string) (*beamv1.TaskInfo, error) {
 	return o.storedInfo(st), nil
 }
 
-func (o *Owner) storedOutcome(id string) (*beamv1.Outcome, error) {
-	st, ok, err := o.cfg.Journal.Get(id)
-	if err != nil {
-		return nil, fmt.Errorf("read journal: %w", err)
-	}
-	if !ok || st.End == nil {
-		return nil, notKnown(id)
-	}
-	return o.storedInfo(st).Outcome, nil
-}
-
 func (o *Owner) storedInfo(st StoredTask) *beamv1.TaskInfo {
 	i := &beamv1.TaskInfo{Id: st.ID, Status: Pending, StubId: st.StubID, StubName: st.StubName, WorkspaceId: st.Workspace,
 		OwnerId: string(o.cfg.Self), OwnerName: o.cfg.Name, CreatedAt: stamp(time.UnixMicro(st.CreatedUnixMicro)), Headless: st.Headless}
 	if e := st.End; e != nil {
 		i.Status, i.NodeId, i.ContainerId, i.Attempt = e.Status, e.Node, e.Lease, e.Attempt
 		i.NodeName = o.cfg.NodeName(peerID(e.Node))
-		i.StartedAt, i.EndedAt = stamp(time.UnixMicro(e.StartedUnixMicro)), stamp(time.UnixMicro(e.EndedUnixMicro))
+		i.EndedAt = stamp(time.UnixMicro(e.EndedUnixMicro))
+		if e.StartedUnixMicro != 0 {
+			i.StartedAt = stamp(time.UnixMicro(e.StartedUnixMicro))
+		}
 		out := new(beamv1.Outcome)
 		if proto.Unmarshal(e.Outcome, out) == nil && len(e.Outcome) > 0 {
 			i.Outcome = out
@@ -151,8 +143,9 @@ func (o *Owner) Open() int {
 	return o.open
 }
 
-// Explain says why a task ran where it ran, or why it waits.
-func (o *Owner) Explain(workspace, id string) (*beamv1.ExplainResponse, error) {
+// Explain says why a task ran where it ran, or why it waits; with changes, also
+// where a task that asks for something else would run now.
+func (o *Owner) Explain(workspace, id string, changes []string) (*beamv1.ExplainResponse, error) {
 	info, err := o.Get(workspace, id)
 	if err != nil {
 		return nil, err
@@ -160,6 +153,11 @@ func (o *Owner) Explain(workspace, id string) (*beamv1.ExplainResponse, error) {
 	r := &beamv1.ExplainResponse{Task: info}
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if len(changes) > 0 {
+		if r.WhatIf, err = o.whatIfLocked(poolKey(workspace, info.StubId), changes); err != nil {
+			return nil, err
+		}
+	}
 	t := o.tasks[id]
 	if t == nil {
 		r.Attempts = append(r.Attempts, &beamv1.Attempt{Attempt: info.Attempt, NodeId: info.NodeId, NodeName: info.NodeName,

@@ -63,7 +63,7 @@ func (o *Owner) endStored(ctx context.Context, st StoredTask, status string, cod
 	if err != nil {
 		return fmt.Errorf("encode outcome: %w", err)
 	}
-	if err := o.cfg.Journal.Ended(ctx, st.ID, EndRecord{Status: status, Outcome: b, StartedUnixMicro: st.CreatedUnixMicro, EndedUnixMicro: time.Now().UnixMicro()}); err != nil {
+	if err := o.cfg.Journal.Ended(ctx, st.ID, EndRecord{Status: status, Outcome: b, EndedUnixMicro: time.Now().UnixMicro()}); err != nil {
 		return fmt.Errorf("end task %s of an earlier life: %w", st.ID, err)
 	}
 	return nil
@@ -129,7 +129,7 @@ func (o *Owner) takeUpLocked(p *pool, st StoredTask) {
 	}
 	t := &task{id: st.ID, workspace: st.Workspace, stubID: st.StubID, stubName: st.StubName, args: st.Args, format: st.Format,
 		headless: true, callback: st.CallbackURL, created: time.UnixMicro(st.CreatedUnixMicro), status: Pending,
-		answers: map[uint32]answer{}, done: make(chan struct{})}
+		answers: map[uint32]answer{}}
 	t.ctx, t.stop = context.WithCancel(o.ctx)
 	o.tasks[t.id] = t
 	o.open++

@@ -86,11 +86,11 @@ func TestRestartOfTheOwner(t *testing.T) {
 	if err := c.start().Restore(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	o, err := c.owner().Wait(t.Context(), running)
+	o, err := c.ended(running)
 	if err != nil || o.Status != owner.Complete || string(o.Result) != "through" || o.Attempt != 1 {
 		t.Errorf("headless: %v, %v", o, err)
 	}
-	o, err = c.owner().Wait(t.Context(), attached)
+	o, err = c.ended(attached)
 	if err != nil || o.Status != owner.Cancelled || !strings.Contains(o.Error.Hint, "headless") {
 		t.Errorf("attached: %v, %v", o, err)
 	}
@@ -137,7 +137,7 @@ func TestRestartWithManyHeadlessTasks(t *testing.T) {
 		}
 	}
 	for id, g := range gates {
-		o, err := c.owner().Wait(t.Context(), id)
+		o, err := c.ended(id)
 		if err != nil || string(o.GetResult()) != id || o.Attempt != 1 {
 			t.Errorf("%s: %v, %v", id, o, err)
 		}
@@ -178,7 +178,7 @@ func TestRestartBeforeTheCallWasSent(t *testing.T) {
 		t.Fatal(err)
 	}
 	g.Open(t, "late")
-	if o, err := c.owner().Wait(t.Context(), id); err != nil || string(o.GetResult()) != "late" {
+	if o, err := c.ended(id); err != nil || string(o.GetResult()) != "late" {
 		t.Errorf("%v, %v", o, err)
 	}
 	close(block)
@@ -212,8 +212,8 @@ func TestRestartAfterTheWorkerIsGone(t *testing.T) {
 		t.Fatal(err)
 	}
 	waitRuns(t, g, 2)
-	g.Open(t, "again")
-	o, err := c.owner().Wait(t.Context(), id)
+	g.OpenAll(t, "again")
+	o, err := c.ended(id)
 	if err != nil || string(o.GetResult()) != "again" || o.Attempt != 2 || o.NodeName == info.NodeName {
 		t.Errorf("%v, %v", o, err)
 	}
@@ -257,7 +257,7 @@ func TestRestoreOfDamagedTask(t *testing.T) {
 	if err := c.start().Restore(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	o, err := c.owner().Wait(t.Context(), "bad")
+	o, err := c.ended("bad")
 	if err != nil || o.Status != owner.Error || !strings.Contains(o.Error.Message, "blob is damaged") {
 		t.Errorf("%v, %v", o, err)
 	}

@@ -44,7 +44,8 @@ type Request struct {
 }
 
 // Notify takes what happens to a task. ctx ends with the task's interest in
-// being told; a slow Notify slows the program that prints.
+// being told; a slow Notify slows the program that prints, and Done the workers
+// whose results are not taken.
 type Notify interface {
 	Log(ctx context.Context, task string, fd int, data []byte)
 	Done(task string, o *beamv1.Outcome)
@@ -68,6 +69,7 @@ type task struct {
 	started  time.Time
 	ended    time.Time
 	outcome  *beamv1.Outcome
+	accepted uint32            // results taken; more than one is a broken promise
 	told     bool              // the journal has its end: others may know it
 	slim     bool              // outcome lacks its result, which is in the journal
 	answers  map[uint32]answer // by attempt, until the pool decides
@@ -75,7 +77,6 @@ type task struct {
 	notify   Notify
 	ctx      context.Context // over when nobody listens any more
 	stop     context.CancelFunc
-	done     chan struct{} // closed at the end
 
 	logMu sync.Mutex // keeps Notify calls of one task in order
 }

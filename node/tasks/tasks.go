@@ -62,10 +62,11 @@ func (r *Router) Get(ctx context.Context, workspace, id string) (*beamv1.TaskInf
 	return out, r.ofTask(ctx, id, &peerv1.TaskRequest{What: &peerv1.TaskRequest_Get{Get: id}, WorkspaceId: workspace}, out)
 }
 
-// Explain says why a task ran where it ran.
-func (r *Router) Explain(ctx context.Context, workspace, id string) (*beamv1.ExplainResponse, error) {
+// Explain says why a task ran where it ran and, with changes, where one that
+// asks for something else would run now.
+func (r *Router) Explain(ctx context.Context, workspace, id string, changes []string) (*beamv1.ExplainResponse, error) {
 	out := new(beamv1.ExplainResponse)
-	return out, r.ofTask(ctx, id, &peerv1.TaskRequest{What: &peerv1.TaskRequest_Explain{Explain: id}, WorkspaceId: workspace}, out)
+	return out, r.ofTask(ctx, id, &peerv1.TaskRequest{What: &peerv1.TaskRequest_Explain{Explain: id}, WorkspaceId: workspace, Changes: changes}, out)
 }
 
 // Stop cancels a task; one that has ended is left alone.
@@ -218,7 +219,7 @@ func (r *Router) local(req *peerv1.TaskRequest) (proto.Message, error) {
 	case *peerv1.TaskRequest_Get:
 		return r.Owner.Get(ws, w.Get)
 	case *peerv1.TaskRequest_Explain:
-		return r.Owner.Explain(ws, w.Explain)
+		return r.Owner.Explain(ws, w.Explain, req.Changes)
 	case *peerv1.TaskRequest_Stop:
 		if _, err := r.Owner.Get(ws, w.Stop); err != nil {
 			return nil, err

@@ -106,7 +106,7 @@ func TestAnyNodeAnswers(t *testing.T) {
 		if err != nil || info.Id != id || info.Status != owner.Complete || info.OwnerName != "a" {
 			t.Errorf("%v, %v", info, err)
 		}
-		if r, err := p.Explain(t.Context(), "ws", id); err != nil || r.Task.Id != id {
+		if r, err := p.Explain(t.Context(), "ws", id, nil); err != nil || r.Task.Id != id {
 			t.Errorf("%v, %v", r, err)
 		}
 		if _, err := p.Get(t.Context(), "another", id); fault.CodeOf(err) != fault.NotFound {

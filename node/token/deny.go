@@ -2,6 +2,7 @@ package token
 
 import (
 	"bufio"
+	"cmp"
 	"crypto/ed25519"
 	"crypto/sha256"
 	"encoding/hex"
@@ -9,6 +10,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -23,7 +26,8 @@ const MaxDenied = 10_000
 // what Issuer.Revoke made, here or elsewhere: Add verifies every one.
 //
 // Nodes bring their sets together by sending each new revocation (one fits a
-// gossip message) and, when a peer's Digest differs at hello, All of them.
+// gossip message) and, where a peer's Digest differs, by asking it with Marks
+// for what is Missing.
 type DenySet struct {
 	mesh string
 	root ed25519.PublicKey
@@ -93,38 +97,78 @@ func (s *DenySet) open(raw string) (revocation, error) {
 // Add takes a revocation. It gives true when it was news that should be passed
 // on; then it is on disk.
 func (s *DenySet) Add(raw string) (bool, error) {
-	r, err := s.open(raw)
-	if err != nil {
-		return false, err
+	n, err := s.AddAll([]string{raw})
+	return n == 1, err
+}
+
+// AddAll takes several revocations with one write, and gives how many were
+// news. Those that do not verify, or do not fit any more, are left out; the
+// error is that of the first.
+func (s *DenySet) AddAll(raws []string) (news int, err error) {
+	type opened struct {
+		revocation
+		raw string
+	}
+	list := make([]opened, 0, len(raws))
+	for _, raw := range raws {
+		r, bad := s.open(raw)
+		if bad != nil {
+			err = cmp.Or(err, bad)
+			continue
+		}
+		list = append(list, opened{r, raw})
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	// A longer revocation of the same id replaces a shorter one.
-	if old, ok := s.denied[r.ID]; ok && (old.until.IsZero() || !r.Until.IsZero() && !r.Until.After(old.until)) {
-		return false, nil
-	}
-	if s.past(r.Until) {
-		return false, nil
-	}
-	if _, ok := s.denied[r.ID]; !ok && len(s.denied) >= MaxDenied && !s.pruneLocked() {
-		return false, fault.Newf(fault.TooLarge, "%d tokens are revoked, no more fit", MaxDenied)
-	}
-	if s.file != nil {
-		line := raw + "\n"
-		if s.torn {
-			line = "\n" + line
+	var lines strings.Builder
+	again := map[string]bool{}
+	list = slices.DeleteFunc(list, func(o opened) bool {
+		if again[o.ID] {
+			return true
 		}
-		if _, err := s.file.WriteString(line); err != nil {
-			s.torn = true
-			return false, fault.Wrap(fault.Internal, err, "write deny set", "the disk may be full")
+		old, known := s.denied[o.ID]
+		// A longer revocation of the same id replaces a shorter one.
+		if known && (old.until.IsZero() || !o.Until.IsZero() && !o.Until.After(old.until)) || s.past(o.Until) {
+			return true
 		}
-		s.torn = false
-		if err := s.file.Sync(); err != nil {
-			return false, fault.Wrap(fault.Internal, err, "sync deny set", "the disk may be damaged")
+		if !known && len(s.denied)+news >= MaxDenied && !s.pruneLocked() {
+			err = cmp.Or(err, error(fault.Newf(fault.TooLarge, "%d tokens are revoked, no more fit", MaxDenied)))
+			return true
 		}
+		news++
+		again[o.ID] = true
+		lines.WriteString(o.raw + "\n")
+		return false
+	})
+	if news == 0 {
+		return 0, err
 	}
-	s.keepLocked(r, raw)
-	return true, nil
+	if werr := s.writeLocked(lines.String()); werr != nil {
+		return 0, werr
+	}
+	for _, o := range list {
+		s.keepLocked(o.revocation, o.raw)
+	}
+	return news, err
+}
+
+// writeLocked appends lines to the file and syncs it.
+func (s *DenySet) writeLocked(lines string) error {
+	if s.file == nil {
+		return nil
+	}
+	if s.torn {
+		lines = "\n" + lines
+	}
+	if _, err := s.file.WriteString(lines); err != nil {
+		s.torn = true
+		return fault.Wrap(fault.Internal, err, "write deny set", "the disk may be full")
+	}
+	s.torn = false
+	if err := s.file.Sync(); err != nil {
+		return fault.Wrap(fault.Internal, err, "sync deny set", "the disk may be damaged")
+	}
+	return nil
 }
 
 func (s *DenySet) keepLocked(r revocation, raw string) {
@@ -202,12 +246,53 @@ func (s *DenySet) Denied(id string) bool {
 
 // Digest is equal on two nodes that know the same revocations.
 func (s *DenySet) Digest() string {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.pruneLocked() // else sets of the same use differ for ever
 	return hex.EncodeToString(s.digest[:8])
 }
 
-// All gives every revocation, for a peer whose Digest differs.
+// markBytes of the hash of an id stand for it in Marks.
+const markBytes = 8
+
+func mark(id string) (m [markBytes]byte) {
+	sum := sha256.Sum256([]byte(id))
+	copy(m[:], sum[:])
+	return m
+}
+
+// Marks is a short form of the ids that this node knows, for Missing of another.
+func (s *DenySet) Marks() []byte {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	out := make([]byte, 0, markBytes*len(s.denied))
+	for id := range s.denied {
+		m := mark(id)
+		out = append(out, m[:]...)
+	}
+	return out
+}
+
+// Missing gives the revocations that a node with these Marks does not know.
+func (s *DenySet) Missing(marks []byte) []string {
+	have := make(map[[markBytes]byte]bool, len(marks)/markBytes)
+	for m := range slices.Chunk(marks, markBytes) {
+		if len(m) == markBytes {
+			have[[markBytes]byte(m)] = true
+		}
+	}
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	var out []string
+	for id, d := range s.denied {
+		if !have[mark(id)] && !s.past(d.until) {
+			out = append(out, d.raw)
+		}
+	}
+	return out
+}
+
+// All gives every revocation.
 func (s *DenySet) All() []string {
 	s.mu.RLock()
 	defer s.mu.RUnlock()

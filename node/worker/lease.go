@@ -106,9 +106,10 @@ func (e *environment) openRunDir(containerID string) (dir string, done func(), e
 
 // Puller makes trees available on this node's disk.
 type Puller interface {
-	// Pull returns when all roots are complete here. It gives the bytes that
-	// had to move and the peers they came from.
-	Pull(ctx context.Context, roots, sources []string) (bytes int64, from []string, err error)
+	// Pull returns when an image's roots and the code root ("" = none) are
+	// complete here. It gives the bytes that had to move and the peers they
+	// came from.
+	Pull(ctx context.Context, image []string, code string, sources []string) (bytes int64, from []string, err error)
 }
 
 // endCause is why a lease's context ended.
@@ -145,8 +146,7 @@ func (l *lease) run(ctx context.Context) *peerv1.LeaseGone {
 // does. An empty reason means that ctx ended.
 func (l *lease) serve(ctx context.Context) *peerv1.LeaseGone {
 	t := time.Now()
-	roots := append(append([]string{}, l.order.ImageRoots...), l.order.CodeRoot)
-	bytes, from, err := l.env.puller.Pull(ctx, roots, l.order.Sources)
+	bytes, from, err := l.env.puller.Pull(ctx, l.order.ImageRoots, l.order.CodeRoot, l.order.Sources)
 	if err != nil {
 		return l.failed(ctx, "pull", err)
 	}
@@ -280,7 +280,11 @@ func pullDetail(bytes int64, from []string) string {
 	if bytes == 0 {
 		return "already here"
 	}
-	return fmt.Sprintf("%.1f MiB from %d peers", float64(bytes)/(1<<20), len(from))
+	peers := "1 peer"
+	if len(from) != 1 {
+		peers = fmt.Sprint(len(from), " peers")
+	}
+	return fmt.Sprintf("%.1f MiB from %s", float64(bytes)/(1<<20), peers)
 }
 
 func (l *lease) spec(runDir string) (runtime.Spec, error) {

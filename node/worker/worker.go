@@ -13,6 +13,7 @@ import (
 	"github.com/beammesh/beammesh/runtime"
 	"github.com/beammesh/beammesh/scheduler"
 	"github.com/beammesh/beammesh/scheduler/market"
+	"github.com/beammesh/beammesh/scheduler/record"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -43,6 +44,9 @@ type Config struct {
 	Send func(to scheduler.NodeID, m any)
 	// Advertise gossips a changed advert; it must not block.
 	Advertise func(scheduler.Advert)
+	// Record takes every event of the machine, for the market's journal; it must
+	// not block. nil = nobody keeps one.
+	Record func(record.Record)
 }
 
 // Worker runs granted leases.
@@ -88,6 +92,9 @@ func New(cfg Config) (*Worker, error) {
 		env: &environment{engine: cfg.Engine, puller: cfg.Puller, logs: logs, bundle: cfg.Bundle,
 			nodeName: cfg.Name, sockets: cfg.Sockets, runDirs: cfg.RunDirs, bootstrap: cfg.APIEnv},
 	}
+	if cfg.Record != nil {
+		cfg.Record(record.Record{At: cfg.Clock(), Machine: record.Worker, Event: record.WorkerStart{Config: cfg.Market, Wall: time.Now()}})
+	}
 	w.ctx, w.cancel = context.WithCancelCause(context.Background())
 	return w, nil
 }
@@ -118,7 +125,11 @@ func (w *Worker) Run(ctx context.Context) {
 // Step feeds one event and carries out what follows. order belongs to an Award.
 func (w *Worker) Step(ev market.WorkerEvent, order []byte) {
 	w.mu.Lock()
-	for _, a := range w.machine.Step(w.cfg.Clock(), ev) {
+	now := w.cfg.Clock()
+	if w.cfg.Record != nil {
+		w.cfg.Record(record.Record{At: now, Machine: record.Worker, Event: ev})
+	}
+	for _, a := range w.machine.Step(now, ev) {
 		w.doLocked(a, order)
 	}
 	close(w.changed)

@@ -237,6 +237,9 @@ func (c *FakeContainer) finish(ctx context.Context, grace time.Duration, end run
 	c.mu.Lock()
 	first := !c.over
 	c.over = true
+	if first && end.Reason == runtime.EndOOM {
+		c.usage.OOMKills = 1 // the kernel counts before the process is gone
+	}
 	procs := make([]*fakeProcess, 0, len(c.procs))
 	for p := range c.procs {
 		procs = append(procs, p)
@@ -275,9 +278,6 @@ func (c *FakeContainer) finish(ctx context.Context, grace time.Duration, end run
 	end.At = time.Now()
 	c.mu.Lock()
 	c.end = end
-	if end.Reason == runtime.EndOOM {
-		c.usage.OOMKills = 1
-	}
 	c.mu.Unlock()
 	close(c.done)
 	return err

@@ -47,18 +47,20 @@ func herd(t *testing.T, owners int, ignoreReplies bool) (placedPercent int, asks
 // TestStaleViewsDoNotHerd is the regression test of the herd: with views that
 // gossip never refreshes, the adverts in the answers alone keep owners from all
 // running to nodes that are full. With that refresh taken out the same load
-// collapses, which proves that the test can see a herd.
+// fails, which proves that the test can see a herd. (With several owners it does
+// not collapse any more: those that are refused look further down, each at
+// others.)
 func TestStaleViewsDoNotHerd(t *testing.T) {
 	for _, owners := range []int{1, 16} {
 		placed, asks := herd(t, owners, false)
 		t.Logf("%d owners, replies refresh the view: %d %% placed by asking, %.1f asks per task", owners, placed, asks)
-		if placed < 99 || asks > 12 {
-			t.Errorf("%d owners: %d %% placed by asking with %.1f asks per task, want at least 99 %% and at most 12", owners, placed, asks)
+		if placed < 99 || asks > 9 {
+			t.Errorf("%d owners: %d %% placed by asking with %.1f asks per task, want at least 99 %% and at most 9", owners, placed, asks)
 		}
 		placedOff, asksOff := herd(t, owners, true)
 		t.Logf("%d owners, replies ignored: %d %% placed by asking, %.1f asks per task", owners, placedOff, asksOff)
-		if placedOff > 70 {
-			t.Errorf("%d owners without the refresh: %d %% placed by asking; the test would not notice a herd", owners, placedOff)
+		if placedOff >= 99 && asksOff <= 9 || owners == 1 && placedOff > 70 {
+			t.Errorf("%d owners without the refresh: %d %% placed by asking with %.1f asks; the test would not notice a herd", owners, placedOff, asksOff)
 		}
 	}
 }

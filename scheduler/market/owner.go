@@ -25,7 +25,6 @@ type Owner struct {
 	view   *scheduler.View
 	offers map[OfferID]*offer
 	leases map[LeaseID]*offer // awarding and placed
-	list   []*offer           // by submission
 	seq    uint64
 	wakes  wakeHeap
 	// at has, per node, the offers that have asked, awarded or placed there.
@@ -39,8 +38,10 @@ type Owner struct {
 	pubSome bool
 	pubDue  bool
 	nevers  []*offer
-	recent  recentTable
-	out     []OwnerAction
+	// conflicts is how often others were faster of late, see noteRound.
+	conflicts int
+	recent    recentTable
+	out       []OwnerAction
 }
 
 type phase int
@@ -61,8 +62,8 @@ type offer struct {
 	shape  string
 	demand scheduler.Demand // clamped, as last asked
 	phase  phase
-	wake   time.Duration // 0 = none
-	heapAt int           // index in wakes; -1 = not in
+	heapAt int           // index in wakes; -1 = it has no timer
+	due    time.Duration // of its timer; its place in wakes may be earlier
 
 	round   int
 	asks    []*ask   // of this round; older ones that are still out
@@ -113,6 +114,7 @@ type awardOut struct {
 
 func (c OwnerConfig) withDefaults() OwnerConfig {
 	def(&c.AskWidth, 4)
+	def(&c.FirstWidth, c.AskWidth)
 	def(&c.MaxRounds, 3)
 	def(&c.AskWait, 500*time.Millisecond)
 	def(&c.AwardWait, 500*time.Millisecond)
@@ -140,6 +142,7 @@ func NewOwner(cfg OwnerConfig) *Owner {
 		shapeBy: map[string]*shape{},
 	}
 	o.recent.limit = o.cfg.MaxRecent
+	o.view.SetPacking(o.cfg.Packing)
 	return o
 }
 
@@ -159,7 +162,9 @@ func (o *Owner) Step(now time.Duration, ev OwnerEvent) []OwnerAction {
 	case Submit:
 		o.submit(now, e.Offer)
 	case AdvertSeen:
-		o.advertSeen(now, e.Advert, e.Source)
+		o.advertSeen(now, &e.Advert, e.Source)
+	case *AdvertSeen:
+		o.advertSeen(now, &e.Advert, e.Source)
 	case NodeUp:
 		if o.view.SetUp(e.Node) {
 			o.room(now, e.Node)
@@ -176,17 +181,28 @@ func (o *Owner) Step(now time.Duration, ev OwnerEvent) []OwnerAction {
 			o.infeasible(now, x)
 		}
 	case AskReply:
+		o.askReply(now, &e)
+	case *AskReply:
 		o.askReply(now, e)
 	case AwardReply:
+		o.awardReply(now, &e)
+	case *AwardReply:
 		o.awardReply(now, e)
 	case ReleaseReply:
-		o.heard(now, e.Advert)
-		o.room(now, e.Node)
+		o.releaseReply(now, &e)
+	case *ReleaseReply:
+		o.releaseReply(now, e)
 	case Renew:
+		o.renewed(now, &e)
+	case *Renew:
 		o.renewed(now, e)
 	case Ended:
+		o.leaseEnded(now, &e)
+	case *Ended:
 		o.leaseEnded(now, e)
 	case Pull:
+		o.pull(now, &e)
+	case *Pull:
 		o.pull(now, e)
 	case ReleaseLease:
 		if x := o.leases[e.Lease]; x != nil {
@@ -199,7 +215,9 @@ func (o *Owner) Step(now time.Duration, ev OwnerEvent) []OwnerAction {
 	case Adopt:
 		o.adopt(now, e)
 	case Disown:
-		o.emit(SendRelease{e.Node, Release{Owner: o.cfg.ID, Offer: e.Lease.Offer, Lease: e.Lease.Lease, Fence: e.Lease.Fence, Reason: "disowned"}})
+		o.sendRelease(e.Node, &Release{Offer: e.Lease.Offer, Lease: e.Lease.Lease, Fence: e.Lease.Fence, Reason: "disowned"})
+	case SetMix:
+		o.setMix(e)
 	case Tick:
 	}
 	return o.out
@@ -246,7 +264,6 @@ func (o *Owner) add(now time.Duration, in Offer) *offer {
 		o.recent.drop(in.ID)
 	}
 	o.offers[in.ID] = x
-	o.list = append(o.list, x)
 	return x
 }
 
@@ -264,9 +281,6 @@ func (o *Owner) finish(now time.Duration, x *offer, s State) {
 	x.phase = phaseOver
 	x.rec.State = s
 	delete(o.offers, x.ID)
-	if i, ok := slices.BinarySearchFunc(o.list, x.seq, func(y *offer, seq uint64) int { return cmpSeq(y.seq, seq) }); ok {
-		o.list = slices.Delete(o.list, i, i+1)
-	}
 	o.recent.put(x.rec)
 }
 
@@ -281,22 +295,22 @@ func cmpSeq(a, b uint64) int {
 }
 
 // heard takes the advert that came with an answer.
-func (o *Owner) heard(now time.Duration, a scheduler.Advert) {
+func (o *Owner) heard(now time.Duration, a *scheduler.Advert) {
 	if !o.cfg.IgnoreReplies {
 		o.update(now, a, scheduler.SourceReply)
 	}
 }
 
 // update brings news of a node into the view and says whether it was news.
-func (o *Owner) update(now time.Duration, a scheduler.Advert, src scheduler.Source) bool {
+func (o *Owner) update(now time.Duration, a *scheduler.Advert, src scheduler.Source) bool {
 	if a.Validate() != nil {
 		return false
 	}
-	old, known := o.view.Advert(a.Node)
-	if !o.view.Update(a, src) {
+	drained := o.view.Draining(a.Node)
+	if !o.view.Update(*a, src) {
 		return false
 	}
-	if a.Capacity.Draining && !(known && old.Capacity.Draining) {
+	if a.Capacity.Draining && !drained {
 		for _, x := range o.at[a.Node] {
 			if x.phase == phasePlaced {
 				o.say(now, x, "%s is draining", o.name(a.Node))
@@ -307,7 +321,12 @@ func (o *Owner) update(now time.Duration, a scheduler.Advert, src scheduler.Sour
 	return true
 }
 
-func (o *Owner) advertSeen(now time.Duration, a scheduler.Advert, src scheduler.Source) {
+func (o *Owner) releaseReply(now time.Duration, e *ReleaseReply) {
+	o.heard(now, &e.Advert)
+	o.room(now, e.Node)
+}
+
+func (o *Owner) advertSeen(now time.Duration, a *scheduler.Advert, src scheduler.Source) {
 	if o.update(now, a, src) {
 		o.room(now, a.Node)
 	}
@@ -315,8 +334,13 @@ func (o *Owner) advertSeen(now time.Duration, a scheduler.Advert, src scheduler.
 
 // due does what the clock asks for; it runs at the start of every Step.
 func (o *Owner) due(now time.Duration) {
-	for len(o.wakes) > 0 && o.wakes[0].wake <= now {
-		x := o.wakes[0]
+	for len(o.wakes) > 0 && o.wakes[0].at <= now {
+		x := o.wakes[0].offer
+		if x.due > now { // it was moved since
+			o.wakes[0].at = x.due
+			o.wakes.down(0)
+			continue
+		}
 		o.setWake(x, 0)
 		switch x.phase {
 		case phaseAsking:
@@ -337,7 +361,7 @@ func (o *Owner) due(now time.Duration) {
 // NextWake is when a Tick is due; ok is false when none is.
 func (o *Owner) NextWake() (at time.Duration, ok bool) {
 	if len(o.wakes) > 0 {
-		at, ok = o.wakes[0].wake, true
+		at, ok = o.wakes[0].at, true
 	}
 	if o.pubSome && (!ok || o.pubAt < at) {
 		at, ok = o.pubAt, true
@@ -347,8 +371,13 @@ func (o *Owner) NextWake() (at time.Duration, ok bool) {
 
 // Offers lists what is waiting or placed, in order of submission.
 func (o *Owner) Offers() []OfferState {
-	out := make([]OfferState, 0, len(o.list))
-	for _, x := range o.list {
+	all := make([]*offer, 0, len(o.offers))
+	for _, x := range o.offers {
+		all = append(all, x)
+	}
+	slices.SortFunc(all, func(a, b *offer) int { return cmpSeq(a.seq, b.seq) })
+	out := make([]OfferState, 0, len(all))
+	for _, x := range all {
 		s := OfferState{Offer: x.ID, Group: x.Group, State: x.rec.State}
 		if x.phase == phaseAwarding || x.phase == phasePlaced {
 			s.Lease, s.Node, s.Fence = x.award.Lease, x.award.node, x.award.Fence

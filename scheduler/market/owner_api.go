@@ -26,9 +26,12 @@ type Offer struct {
 type OwnerConfig struct {
 	ID OwnerID
 
-	AskWidth  int           // nodes asked per round; 4
-	MaxRounds int           // rounds before the offer waits; 3
-	AskWait   time.Duration // for the answers of a round; 500 ms
+	AskWidth int // nodes asked per round; 4
+	// FirstWidth is how many are asked in the first round; AskWidth. One is enough
+	// where views are good, and saves most messages.
+	FirstWidth int
+	MaxRounds  int           // rounds before the offer waits; 3
+	AskWait    time.Duration // for the answers of a round; 500 ms
 
 	AwardWait  time.Duration // before an award is repeated; 500 ms
 	AwardSends int           // in all, before the next bid; 3
@@ -46,7 +49,12 @@ type OwnerConfig struct {
 	MaxOffers int // waiting and placed together; 16384
 	MaxRecent int // explanations kept of offers that are over; 1024
 
+	// Packing ranks nodes by the fragmentation of GPUs; nil = by simpler rules.
+	Packing *scheduler.Packing
+
 	NoHistory bool // keep no text for Explain: for simulations
+	// Wire takes the messages instead of the actions that Step returns; nil = none.
+	Wire OwnerWire
 
 	// IgnoreReplies switches off the refresh of the view from answers. It exists
 	// so that a test can show why the refresh is there.

@@ -1,7 +1,6 @@
 package market
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -16,6 +15,9 @@ func (o *Owner) place(now time.Duration, x *offer) {
 	o.setWake(x, 0)
 	o.dropAsks(now, x)
 	x.backups = nil
+	if x.round == 1 {
+		o.noteRound(true)
+	}
 	if x.round >= o.cfg.MaxRounds {
 		o.wait(now, x)
 		return
@@ -26,7 +28,7 @@ func (o *Owner) place(now time.Duration, x *offer) {
 		o.wait(now, x) // first come, first served
 		return
 	}
-	cands := o.view.Rank(&d, o.cfg.AskWidth, o.crowdOf(x), func(n scheduler.NodeID) bool { return o.skip(x, n) })
+	cands := o.candidates(x, &d)
 	if len(cands) == 0 {
 		o.noCandidates(now, x)
 		return
@@ -50,10 +52,69 @@ func (o *Owner) place(now time.Duration, x *offer) {
 		o.view.Debit(c.Node, string(x.ID), d)
 		x.asks = append(x.asks, &ask{node: c.Node, round: x.round})
 		o.atAdd(c.Node, x)
-		o.emit(SendAsk{c.Node, Ask{Owner: o.cfg.ID, Offer: x.ID, Round: x.round, Shape: x.shape, Demand: d}})
+		o.sendAsk(c.Node, &Ask{Owner: o.cfg.ID, Offer: x.ID, Round: x.round, Shape: x.shape, Demand: d})
 	}
 	o.setWake(x, now+o.cfg.AskWait)
 }
+
+// candidates are the nodes to ask next. The first round takes the best. Who is
+// refused by them competes with other owners for what all of them think best, so
+// each further round looks four times as far and takes of what it sees the nodes
+// that the hash of this owner and the node chooses: others take others. While
+// many first rounds come to nothing they look further too.
+func (o *Owner) candidates(x *offer, d *scheduler.Demand) []scheduler.Candidate {
+	width, further := o.cfg.AskWidth, x.round
+	if x.round == 0 {
+		width = o.cfg.FirstWidth
+	}
+	switch {
+	case o.conflicts > 2*conflictsMany:
+		further += 2
+	case o.conflicts > conflictsMany:
+		further++
+	}
+	cands := o.view.Rank(d, max(width, min(width<<(2*further), maxLook)), o.crowdOf(x), func(n scheduler.NodeID) bool { return o.skip(x, n) })
+	if len(cands) <= width {
+		return cands
+	}
+	mine := func(c *scheduler.Candidate) uint64 {
+		return (scheduler.HashOf(c.Node) ^ scheduler.HashOf(o.cfg.ID.Peer)) * 0x9e3779b97f4a7c15
+	}
+	for i := range cands[:width] {
+		for j := i + 1; j < len(cands); j++ {
+			if mine(&cands[j]) < mine(&cands[i]) {
+				cands[i], cands[j] = cands[j], cands[i]
+			}
+		}
+	}
+	cands = cands[:width]
+	slices.SortFunc(cands, func(a, b scheduler.Candidate) int {
+		if before(a, b) {
+			return -1
+		}
+		return 1
+	})
+	return cands
+}
+
+// noteRound counts a first round as one that came to nothing or not.
+func (o *Owner) noteRound(failed bool) {
+	o.conflicts -= o.conflicts / conflictsOver
+	if failed {
+		o.conflicts += conflictsAll / conflictsOver
+	}
+}
+
+// Owner.conflicts is the share of the last first rounds, about conflictsOver of
+// them, that came to nothing, in parts of conflictsAll.
+const (
+	conflictsAll  = 1 << 16
+	conflictsOver = 32
+	conflictsMany = conflictsAll / 10
+)
+
+// maxLook bounds how far down the ranking an owner looks.
+const maxLook = 64
 
 // mergeCandidates keeps the newest opinion of each node, at most MaxReasons.
 func mergeCandidates(cands, old []scheduler.Candidate) []scheduler.Candidate {
@@ -128,8 +189,8 @@ func (o *Owner) refused(now time.Duration, x *offer, node scheduler.NodeID, rs [
 }
 
 // askReply takes a bid or a refusal, also one that nobody waits for any more.
-func (o *Owner) askReply(now time.Duration, e AskReply) {
-	o.heard(now, e.Advert)
+func (o *Owner) askReply(now time.Duration, e *AskReply) {
+	o.heard(now, &e.Advert)
 	o.view.Settle(e.Node, string(e.Offer))
 	x := o.offers[e.Offer]
 	if x == nil || x.phase == phaseAwarding || x.phase == phasePlaced {
@@ -212,7 +273,7 @@ func (o *Owner) decide(now time.Duration, x *offer) {
 }
 
 func before(a, b scheduler.Candidate) bool {
-	return a.Score.Before(a.Class, a.Node, b.Score, b.Class, b.Node)
+	return a.Score.Before(a.Node, b.Score, b.Node)
 }
 
 // askTimeout ends a round: who is silent counts as having refused.
@@ -288,9 +349,9 @@ func (o *Owner) forgetAsk(x *offer, node scheduler.NodeID) {
 // releaseHold gives a reservation back and counts it as free at once.
 func (o *Owner) releaseHold(node scheduler.NodeID, id OfferID, hold string, d *scheduler.Demand) {
 	if d != nil && !o.cfg.IgnoreReplies {
-		o.view.Credit(node, fmt.Sprintf("%s/%s", id, hold), *d)
+		o.view.Credit(node, string(id)+"/"+hold, *d)
 	}
-	o.emit(SendRelease{node, Release{Owner: o.cfg.ID, Offer: id, Hold: hold, Reason: "not needed"}})
+	o.sendRelease(node, &Release{Offer: id, Hold: hold, Reason: "not needed"})
 }
 
 func (o *Owner) atAdd(n scheduler.NodeID, x *offer) { o.at[n] = append(o.at[n], x) }

@@ -3,6 +3,7 @@ package market
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/beammesh/beammesh/scheduler"
@@ -39,7 +40,7 @@ func (o *Owner) awardBest(now time.Duration, x *offer, best *ask) {
 func (o *Owner) addBackup(x *offer, node scheduler.NodeID) {
 	b := backup{node, o.view.ScoreNode(&x.demand, node, o.crowdOf(x)).Score}
 	i := len(x.backups)
-	for i > 0 && b.score.Before("", b.node, x.backups[i-1].score, "", x.backups[i-1].node) {
+	for i > 0 && b.score.Before(b.node, x.backups[i-1].score, x.backups[i-1].node) {
 		i--
 	}
 	x.backups = slices.Insert(x.backups, i, b)
@@ -48,6 +49,9 @@ func (o *Owner) addBackup(x *offer, node scheduler.NodeID) {
 // giveAward sends the award of x to a node under a new fence.
 func (o *Owner) giveAward(now time.Duration, x *offer, node scheduler.NodeID, hold string, pulled bool) {
 	o.unqueue(x) // a late bid can reach an offer that waits already
+	if x.round == 1 && !pulled {
+		o.noteRound(false)
+	}
 	x.attempt++
 	more := 0
 	if s := o.findShape(x.shape); s != nil {
@@ -58,7 +62,7 @@ func (o *Owner) giveAward(now time.Duration, x *offer, node scheduler.NodeID, ho
 	}
 	x.phase, x.rec.State = phaseAwarding, StatePlacing
 	x.award = awardOut{node: node, sends: 1, pulled: pulled, Award: Award{
-		Owner: o.cfg.ID, Offer: x.ID, Lease: LeaseID(fmt.Sprintf("%s-%d", x.ID, x.attempt)),
+		Owner: o.cfg.ID, Offer: x.ID, Lease: leaseID(x.ID, x.attempt),
 		Fence: Fence{o.cfg.ID.Epoch, x.attempt}, Hold: hold, Demand: x.demand, LeaseFor: o.cfg.LeaseFor,
 		Headless: x.Headless, Shape: x.shape, More: more,
 	}}
@@ -67,8 +71,12 @@ func (o *Owner) giveAward(now time.Duration, x *offer, node scheduler.NodeID, ho
 		o.view.Debit(node, string(x.award.Lease), x.demand)
 	}
 	o.say(now, x, "awarded to %s with fence %s", o.name(node), x.award.Fence)
-	o.emit(SendAward{node, x.award.Award})
+	o.sendAward(node, &x.award.Award)
 	o.setWake(x, now+o.cfg.AwardWait)
+}
+
+func leaseID(id OfferID, attempt uint32) LeaseID {
+	return LeaseID(string(id) + "-" + strconv.FormatUint(uint64(attempt), 10))
 }
 
 // bindAward puts the award of x in the tables; clearAward takes it out.
@@ -101,13 +109,13 @@ func (o *Owner) clearAward(x *offer) {
 }
 
 // awardReply settles an award, or undoes one that was given up meanwhile.
-func (o *Owner) awardReply(now time.Duration, e AwardReply) {
-	o.heard(now, e.Advert)
+func (o *Owner) awardReply(now time.Duration, e *AwardReply) {
+	o.heard(now, &e.Advert)
 	x := o.leases[e.Lease]
 	switch {
 	case x == nil || x.award.node != e.Node:
 		if e.OK {
-			o.emit(SendRelease{e.Node, Release{Owner: o.cfg.ID, Offer: e.Offer, Lease: e.Lease, Reason: "given up"}})
+			o.sendRelease(e.Node, &Release{Offer: e.Offer, Lease: e.Lease, Reason: "given up"})
 		}
 	case x.phase == phasePlaced: // repeated
 	case !e.OK:
@@ -134,13 +142,13 @@ func (o *Owner) awardTimeout(now time.Duration, x *offer) {
 	if x.award.sends < o.cfg.AwardSends {
 		x.award.sends++
 		o.say(now, x, "no answer from %s, award sent again", o.name(x.award.node))
-		o.emit(SendAward{x.award.node, x.award.Award})
+		o.sendAward(x.award.node, &x.award.Award)
 		o.setWake(x, now+o.cfg.AwardWait)
 		return
 	}
-	o.emit(SendRelease{x.award.node, Release{
-		Owner: o.cfg.ID, Offer: x.ID, Lease: x.award.Lease, Fence: x.award.Fence, Hold: x.award.Hold, Reason: "award not answered",
-	}})
+	o.sendRelease(x.award.node, &Release{
+		Offer: x.ID, Lease: x.award.Lease, Fence: x.award.Fence, Hold: x.award.Hold, Reason: "award not answered",
+	})
 	o.awardFailed(now, x, []scheduler.Refusal{{Code: scheduler.NoAnswer, Text: fmt.Sprintf("no answer to %d awards", x.award.sends)}}, nil)
 }
 
@@ -153,7 +161,7 @@ func (o *Owner) awardFailed(now time.Duration, x *offer, rs []scheduler.Refusal,
 	for len(x.backups) > 0 {
 		b := x.backups[0]
 		x.backups = x.backups[1:]
-		if _, up := o.view.Advert(b.node); up && !o.skip(x, b.node) {
+		if o.view.Up(b.node) && !o.skip(x, b.node) {
 			o.giveAward(now, x, b.node, "", false)
 			return
 		}

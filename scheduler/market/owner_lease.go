@@ -9,7 +9,7 @@ import (
 )
 
 // renewed prolongs leases and tells the worker which of them are nobody's.
-func (o *Owner) renewed(now time.Duration, e Renew) {
+func (o *Owner) renewed(now time.Duration, e *Renew) {
 	ack := RenewAck{Owner: o.cfg.ID}
 	for _, ref := range e.Leases[:min(len(e.Leases), MaxRenew)] {
 		x := o.leases[ref.Lease]
@@ -24,13 +24,13 @@ func (o *Owner) renewed(now time.Duration, e Renew) {
 			ack.Unknown = append(ack.Unknown, ref)
 		}
 	}
-	o.emit(SendRenewAck{e.Node, ack})
+	o.sendRenewAck(e.Node, &ack)
 }
 
 // leaseEnded takes the worker's word that a container is gone.
-func (o *Owner) leaseEnded(now time.Duration, e Ended) {
-	o.heard(now, e.Advert)
-	o.emit(SendEndedAck{e.Node, EndedAck{o.cfg.ID, e.Lease}})
+func (o *Owner) leaseEnded(now time.Duration, e *Ended) {
+	o.heard(now, &e.Advert)
+	o.sendEndedAck(e.Node, &EndedAck{o.cfg.ID, e.Lease})
 	if x := o.leases[e.Lease]; x != nil && x.award.node == e.Node && x.award.Fence == e.Fence {
 		if x.phase == phaseAwarding { // it overtook the answer to the award
 			o.dropAsks(now, x)
@@ -79,9 +79,9 @@ func (o *Owner) nodeDown(now time.Duration, node scheduler.NodeID, reason string
 // withdraw takes an offer back from wherever it is.
 func (o *Owner) withdraw(now time.Duration, x *offer, reason string) {
 	if x.phase == phaseAwarding || x.phase == phasePlaced {
-		o.emit(SendRelease{x.award.node, Release{
-			Owner: o.cfg.ID, Offer: x.ID, Lease: x.award.Lease, Fence: x.award.Fence, Hold: x.award.Hold, Reason: reason,
-		}})
+		o.sendRelease(x.award.node, &Release{
+			Offer: x.ID, Lease: x.award.Lease, Fence: x.award.Fence, Hold: x.award.Hold, Reason: reason,
+		})
 	}
 	o.say(now, x, "released: %s", reason)
 	x.rec.Settled = now

@@ -162,7 +162,7 @@ func (o *Owner) tell(now time.Duration, s *shape, node scheduler.NodeID) {
 	s.tellNow(node, now)
 	m := o.openOffer(s)
 	m.Direct = true
-	o.emit(SendOpenOffer{node, m})
+	o.sendOpenOffer(node, &m)
 }
 
 func (o *Owner) openOffer(s *shape) OpenOffer {
@@ -170,8 +170,8 @@ func (o *Owner) openOffer(s *shape) OpenOffer {
 	return OpenOffer{Owner: o.cfg.ID, Shape: s.key, Demand: d, Count: s.nWait, TTL: o.cfg.OfferTTL}
 }
 
-// publishDue publishes what waits, each shape at most every PublishEvery and at
-// most MaxShapes of them, and forgets empty shapes.
+// publishDue publishes what waits and finds no room in the view, each shape at
+// most every PublishEvery and at most MaxShapes of them, and forgets empty shapes.
 func (o *Owner) publishDue(now time.Duration) {
 	if !o.pubDue && (!o.pubSome || now < o.pubAt) {
 		return
@@ -190,7 +190,15 @@ func (o *Owner) publishDue(now time.Duration) {
 		}
 		s.published, s.lastPub = true, now
 		m := o.openOffer(s)
-		o.emit(PublishOpenOffer{m})
+		if roomy := o.view.Rank(&m.Demand, nearest, nil, nil); len(roomy) == nearest {
+			// We know of room and others were faster, again and again. To publish it
+			// would make every node with room pull, for one to be taken.
+			for _, c := range roomy {
+				o.tell(now, s, c.Node)
+			}
+			continue
+		}
+		o.sendOpenOffer("", &m)
 		for _, r := range o.view.Refusals(&m.Demand, nearest) {
 			if o.view.FitNode(&m.Demand, r.Node) == scheduler.FitNotNow {
 				o.tell(now, s, r.Node)
@@ -227,7 +235,7 @@ func (o *Owner) nextPublish() (at time.Duration, ok bool) {
 // room offers a node that said something new to what waits: blocked offers ask
 // again, open offers are told to the node, which pulls.
 func (o *Owner) room(now time.Duration, node scheduler.NodeID) {
-	if _, up := o.view.Advert(node); !up {
+	if !o.view.Up(node) {
 		return
 	}
 	for _, x := range slices.Clone(o.nevers) {
@@ -258,8 +266,8 @@ func (o *Owner) room(now time.Duration, node scheduler.NodeID) {
 }
 
 // pull takes a node's unasked bid for the oldest offer of a shape.
-func (o *Owner) pull(now time.Duration, e Pull) {
-	o.heard(now, e.Advert)
+func (o *Owner) pull(now time.Duration, e *Pull) {
+	o.heard(now, &e.Advert)
 	for _, x := range o.at[e.Node] {
 		if (x.phase == phaseAwarding || x.phase == phasePlaced) && x.award.Hold == e.Hold {
 			return // repeated

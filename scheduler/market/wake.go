@@ -3,15 +3,21 @@ package market
 import "time"
 
 // wakeHeap is a binary heap of offers by wake time, then submission.
-type wakeHeap []*offer
+type wakeHeap []wakeEntry
+
+type wakeEntry struct {
+	at    time.Duration
+	seq   uint64
+	offer *offer
+}
 
 func (h wakeHeap) less(i, j int) bool {
-	return h[i].wake < h[j].wake || h[i].wake == h[j].wake && h[i].seq < h[j].seq
+	return h[i].at < h[j].at || h[i].at == h[j].at && h[i].seq < h[j].seq
 }
 
 func (h wakeHeap) swap(i, j int) {
 	h[i], h[j] = h[j], h[i]
-	h[i].heapAt, h[j].heapAt = i, j
+	h[i].offer.heapAt, h[j].offer.heapAt = i, j
 }
 
 func (h wakeHeap) up(i int) {
@@ -37,15 +43,17 @@ func (h wakeHeap) down(i int) {
 	}
 }
 
-// setWake moves an offer's timer; 0 stops it.
+// setWake moves an offer's timer; 0 stops it. One that is moved to later, as by
+// every renewal of a lease, keeps its place until that comes up: a Tick too many
+// costs less than sorting it in each time.
 func (o *Owner) setWake(x *offer, at time.Duration) {
-	x.wake = at
+	x.due = at
 	switch {
 	case at == 0 && x.heapAt < 0:
 	case at == 0:
 		i, last := x.heapAt, len(o.wakes)-1
 		o.wakes.swap(i, last)
-		o.wakes[last] = nil
+		o.wakes[last] = wakeEntry{}
 		o.wakes = o.wakes[:last]
 		x.heapAt = -1
 		if i < last {
@@ -54,11 +62,10 @@ func (o *Owner) setWake(x *offer, at time.Duration) {
 		}
 	case x.heapAt < 0:
 		x.heapAt = len(o.wakes)
-		o.wakes = append(o.wakes, x)
+		o.wakes = append(o.wakes, wakeEntry{at, x.seq, x})
 		o.wakes.up(x.heapAt)
-	default:
-		i := x.heapAt
-		o.wakes.up(i)
-		o.wakes.down(x.heapAt)
+	case at < o.wakes[x.heapAt].at:
+		o.wakes[x.heapAt].at = at
+		o.wakes.up(x.heapAt)
 	}
 }

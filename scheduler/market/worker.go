@@ -21,6 +21,9 @@ type Worker struct {
 	base scheduler.Capacity // the machine; CPU without overcommit
 	cur  scheduler.Capacity // what Advert says
 	seq  uint64
+	// said are the devices as of saidSeq, in adverts that may be anywhere by now.
+	said    []scheduler.Device
+	saidSeq uint64
 
 	leases map[LeaseID]*lease
 	order  []*lease // by start
@@ -92,6 +95,7 @@ func NewWorker(cfg WorkerConfig) *Worker {
 	w.fences.limit = w.cfg.MaxFences
 	w.base = cfg.Capacity.Clone()
 	w.cur.HotRoots = hotRoots(cfg.Capacity.HotRoots)
+	w.cfg.Capacity = scheduler.Capacity{} // base has it
 	w.recount()
 	return w
 }
@@ -145,7 +149,7 @@ func (w *Worker) take(d *scheduler.Demand, g *scheduler.Grant) {
 // allocate reserves d out of what is free; the caller adds the lease or hold
 // that recount will find it by.
 func (w *Worker) allocate(d *scheduler.Demand) (scheduler.Grant, bool) {
-	g, ok := scheduler.Allocate(d, &w.cur)
+	g, ok := w.cfg.Packing.Allocate(d, &w.cur)
 	if ok {
 		g.CPUMillis = min(g.CPUMillis, w.base.Total.CPUMillis)
 		w.seq++
@@ -153,8 +157,9 @@ func (w *Worker) allocate(d *scheduler.Demand) (scheduler.Grant, bool) {
 	return g, ok
 }
 
-// Advert is what this node would say of itself now. The slices are copies. If it
-// shows what is only held, an AdvertChanged follows when the hold is over.
+// Advert is what this node would say of itself now. The slices may be kept but
+// not written to. If it shows what is only held, an AdvertChanged follows when
+// the hold is over.
 func (w *Worker) Advert() scheduler.Advert {
 	w.shown = w.shown || len(w.holds) > 0
 	return w.advert()
@@ -164,7 +169,13 @@ func (w *Worker) Advert() scheduler.Advert {
 func (w *Worker) Capacity() scheduler.Capacity { return w.cur.Clone() }
 
 func (w *Worker) advert() scheduler.Advert {
-	return scheduler.Advert{Node: w.cfg.Node, Name: w.cfg.Name, Boot: w.cfg.Boot, Seq: w.seq, Capacity: w.cur.Clone()}
+	if w.saidSeq != w.seq {
+		// The devices are all that ever changes in place.
+		w.said, w.saidSeq = slices.Clone(w.cur.Devices), w.seq
+	}
+	a := scheduler.Advert{Node: w.cfg.Node, Name: w.cfg.Name, Boot: w.cfg.Boot, Seq: w.seq, Capacity: w.cur}
+	a.Capacity.Devices = w.said
+	return a
 }
 
 // advertTo is the advert that goes with an answer. When it shows what is held
@@ -186,18 +197,28 @@ func (w *Worker) Step(now time.Duration, ev WorkerEvent) []WorkerAction {
 	w.expire(now)
 	switch e := ev.(type) {
 	case Ask:
+		w.ask(now, &e)
+	case *Ask:
 		w.ask(now, e)
 	case Award:
+		w.award(now, &e)
+	case *Award:
 		w.award(now, e)
 	case Release:
+		w.release(now, &e)
+	case *Release:
 		w.release(now, e)
 	case RenewAck:
+		w.renewAck(now, &e)
+	case *RenewAck:
 		w.renewAck(now, e)
 	case EndedAck:
-		w.ended = slices.DeleteFunc(w.ended, func(n *endedNote) bool {
-			return n.msg.Lease == e.Lease && n.msg.Owner.Peer == e.Owner.Peer
-		})
+		w.endedAck(&e)
+	case *EndedAck:
+		w.endedAck(e)
 	case OpenOffer:
+		w.openOffer(now, &e)
+	case *OpenOffer:
 		w.openOffer(now, e)
 	case LeaseReady:
 		if l := w.leases[e.Lease]; l != nil && !l.ready {
@@ -216,6 +237,8 @@ func (w *Worker) Step(now time.Duration, ev WorkerEvent) []WorkerAction {
 		w.setDrain(now, e)
 	case SetCapacity:
 		w.setCapacity(now, e)
+	case SetMix:
+		w.setMix(e)
 	case SetHotRoots:
 		w.cur.HotRoots = hotRoots(e.Roots)
 		w.seq++
@@ -225,9 +248,15 @@ func (w *Worker) Step(now time.Duration, ev WorkerEvent) []WorkerAction {
 	w.pull(now)
 	if w.gossip {
 		w.shown = len(w.holds) > 0
-		w.emit(AdvertChanged{w.advert()})
+		w.advertChanged()
 	}
 	return w.out
+}
+
+func (w *Worker) endedAck(e *EndedAck) {
+	w.ended = slices.DeleteFunc(w.ended, func(n *endedNote) bool {
+		return n.msg.Lease == e.Lease && n.msg.Owner.Peer == e.Owner.Peer
+	})
 }
 
 func (w *Worker) emit(a WorkerAction) { w.out = append(w.out, a) }
@@ -240,7 +269,7 @@ func (w *Worker) expire(now time.Duration) {
 	w.tendOwners(now)
 	for _, n := range w.ended {
 		if now >= n.next {
-			w.emit(SendEnded{To: n.msg.Owner, Ended: n.msg})
+			w.sendEnded(&n.msg)
 			n.sends++
 			n.next = now + w.cfg.RenewEvery
 		}

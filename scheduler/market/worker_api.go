@@ -31,7 +31,12 @@ type WorkerConfig struct {
 	MaxOpenOffers int // remembered; 256
 	MaxFences     int // remembered of leases that are over; 4096
 
+	// Packing chooses the device of a share; nil = the fullest with room.
+	Packing *scheduler.Packing
+
 	NoHistory bool // keep no text for History: for simulations
+	// Wire takes the messages instead of the actions that Step returns; nil = none.
+	Wire WorkerWire
 }
 
 // WorkerEvent is an input of Worker: one of the types below, or one of the

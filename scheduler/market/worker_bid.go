@@ -3,19 +3,20 @@ package market
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/beammesh/beammesh/scheduler"
 )
 
 // ask answers with a bid (and a hold) or with every reason against it.
-func (w *Worker) ask(now time.Duration, a Ask) {
+func (w *Worker) ask(now time.Duration, a *Ask) {
 	w.sawOwner(now, a.Owner)
 	reply := AskReply{Offer: a.Offer, Round: a.Round, Node: w.cfg.Node}
 	if i := slices.IndexFunc(w.holds, func(h *hold) bool { return h.owner.Peer == a.Owner.Peer && h.offer == a.Offer }); i >= 0 {
 		if h := w.holds[i]; h.round == a.Round && h.owner == a.Owner {
 			reply.Hold, reply.HoldFor, reply.Advert = h.id, h.until-now, w.advertTo(a.Owner)
-			w.emit(ReplyAsk{a.Owner, reply})
+			w.replyAsk(a.Owner, &reply)
 			return
 		}
 		w.dropHold(i)
@@ -36,7 +37,7 @@ func (w *Worker) ask(now time.Duration, a Ask) {
 		w.note(now, a.Offer, "refused %s: %s", a.Owner.Peer, reasons(reply.Refusals))
 	}
 	reply.Advert = w.advertTo(a.Owner)
-	w.emit(ReplyAsk{a.Owner, reply})
+	w.replyAsk(a.Owner, &reply)
 }
 
 // reserve puts h in the table when its demand fits.
@@ -46,7 +47,7 @@ func (w *Worker) reserve(h *hold) bool {
 		return false
 	}
 	w.holdSeq++
-	h.grant, h.id = g, fmt.Sprintf("h%d", w.holdSeq)
+	h.grant, h.id = g, "h"+strconv.FormatUint(w.holdSeq, 10)
 	w.holds = append(w.holds, h)
 	return true
 }
@@ -84,14 +85,14 @@ type openOffer struct {
 	hold    string // of the pull that is out; "" = none
 }
 
-func (w *Worker) openOffer(now time.Duration, m OpenOffer) {
+func (w *Worker) openOffer(now time.Duration, m *OpenOffer) {
 	if m.Owner.Peer == "" || m.Count < 1 || m.TTL <= 0 || m.Demand.Validate() != nil || len(m.Shape) > maxShape {
 		return
 	}
 	if m.Direct {
 		w.sawOwner(now, m.Owner)
 	}
-	w.remember(m, now)
+	w.remember(*m, now)
 }
 
 // remember adds or refreshes an open offer; the one that expires first makes
@@ -171,8 +172,8 @@ func (w *Worker) pull(now time.Duration) {
 		}
 		o.hold = h.id
 		out++
-		w.emit(SendPull{h.owner, Pull{
+		w.sendPull(&Pull{
 			Owner: h.owner, Shape: h.shape, Node: w.cfg.Node, Hold: h.id, HoldFor: w.cfg.HoldFor, Advert: w.advertTo(h.owner),
-		}})
+		})
 	}
 }

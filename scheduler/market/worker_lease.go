@@ -18,16 +18,16 @@ const (
 )
 
 // award starts a lease, or repeats the answer that it gave before.
-func (w *Worker) award(now time.Duration, a Award) {
+func (w *Worker) award(now time.Duration, a *Award) {
 	w.sawOwner(now, a.Owner)
 	reply := AwardReply{Offer: a.Offer, Lease: a.Lease, Node: w.cfg.Node}
 	if l := w.leases[a.Lease]; l != nil && l.Owner.Peer == a.Owner.Peer && l.Fence == a.Fence {
 		reply.OK, reply.Grant, reply.Advert = true, l.grant, w.advertTo(a.Owner)
-		w.emit(ReplyAward{a.Owner, reply})
+		w.replyAward(a.Owner, &reply)
 		return
 	}
 	h, pulled := w.takeHold(a.Hold, a.Owner, a.Offer)
-	reply.Refusals = w.checkAward(&a)
+	reply.Refusals = w.checkAward(a)
 	if len(reply.Refusals) == 0 {
 		w.fences.put(a.Owner.Peer, a.Offer, a.Fence)
 		for _, l := range w.order { // an older attempt of the same offer must go
@@ -36,7 +36,7 @@ func (w *Worker) award(now time.Duration, a Award) {
 			}
 		}
 		if g, ok := w.allocate(&a.Demand); ok {
-			l := &lease{Award: a, grant: g, since: now, pulled: pulled}
+			l := &lease{Award: *a, grant: g, since: now, pulled: pulled}
 			w.leases[a.Lease] = l
 			w.order = append(w.order, l)
 			w.cur.Queue++
@@ -46,16 +46,16 @@ func (w *Worker) award(now time.Duration, a Award) {
 			reply.Refusals = scheduler.Feasible(&a.Demand, &w.cur)
 		}
 	}
-	w.awarded(now, &a, h, reply.OK)
+	w.awarded(now, a, h, reply.OK)
 	w.gossip = w.gossip || reply.OK || h != nil && w.shown
 	if reply.OK {
 		w.note(now, a.Offer, "accepted award %s with fence %s", a.Lease, a.Fence)
-		w.emit(Start{Owner: a.Owner, Offer: a.Offer, Lease: a.Lease, Fence: a.Fence, Demand: a.Demand, Grant: reply.Grant, Headless: a.Headless})
+		w.start(a, &reply.Grant)
 	} else {
 		w.note(now, a.Offer, "refused award %s: %s", a.Lease, reasons(reply.Refusals))
 	}
 	reply.Advert = w.advertTo(a.Owner)
-	w.emit(ReplyAward{a.Owner, reply})
+	w.replyAward(a.Owner, &reply)
 }
 
 // checkAward is everything but room.
@@ -122,7 +122,7 @@ func (w *Worker) awarded(now time.Duration, a *Award, h *hold, ok bool) {
 
 // release takes back a hold or stops a lease. What is not known is remembered as
 // a fence, so that an award on its way is refused.
-func (w *Worker) release(now time.Duration, r Release) {
+func (w *Worker) release(now time.Duration, r *Release) {
 	w.sawOwner(now, r.Owner)
 	for i := range w.holds {
 		if h := w.holds[i]; r.Hold != "" && h.id == r.Hold && h.owner.Peer == r.Owner.Peer {
@@ -137,7 +137,7 @@ func (w *Worker) release(now time.Duration, r Release) {
 		}
 		w.fences.put(r.Owner.Peer, r.Offer, r.Fence)
 	}
-	w.emit(ReplyRelease{r.Owner, ReleaseReply{Node: w.cfg.Node, Advert: w.advertTo(r.Owner)}})
+	w.replyRelease(r.Owner, &ReleaseReply{Node: w.cfg.Node, Advert: w.advertTo(r.Owner)})
 }
 
 // restore takes a lease over from an earlier life of this node. It counts even
@@ -196,7 +196,7 @@ func (w *Worker) leaseDone(now time.Duration, e LeaseDone) {
 		w.ended = slices.Delete(w.ended, 0, 1) // its owner will learn it from the lease's expiry
 	}
 	w.ended = append(w.ended, &endedNote{msg: msg, sends: 1, next: now + w.cfg.RenewEvery})
-	w.emit(SendEnded{To: l.Owner, Ended: msg})
+	w.sendEnded(&msg)
 }
 
 // clip bounds a text that travels.

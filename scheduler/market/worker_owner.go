@@ -95,7 +95,7 @@ func (w *Worker) renew(now time.Duration, s *ownerSeen) {
 	var refs []LeaseRef
 	send := func() {
 		if len(refs) > 0 {
-			w.emit(SendRenew{s.id, Renew{Owner: s.id, Node: w.cfg.Node, Leases: refs}})
+			w.sendRenew(s.id, &Renew{Owner: s.id, Node: w.cfg.Node, Leases: refs})
 			refs = nil
 		}
 	}
@@ -111,7 +111,7 @@ func (w *Worker) renew(now time.Duration, s *ownerSeen) {
 	send()
 }
 
-func (w *Worker) renewAck(now time.Duration, a RenewAck) {
+func (w *Worker) renewAck(now time.Duration, a *RenewAck) {
 	w.sawOwner(now, a.Owner)
 	for _, ref := range a.Unknown {
 		if l := w.leases[ref.Lease]; l != nil && l.Owner.Peer == a.Owner.Peer && l.Fence == ref.Fence {
@@ -143,7 +143,7 @@ func (w *Worker) ownerUp(now time.Duration, peer scheduler.NodeID) {
 	for _, n := range w.ended {
 		if n.msg.Owner.Peer == peer {
 			n.sends, n.next = 1, now+w.cfg.RenewEvery
-			w.emit(SendEnded{To: n.msg.Owner, Ended: n.msg})
+			w.sendEnded(&n.msg)
 		}
 	}
 }

@@ -86,7 +86,9 @@ type AcquireFailed struct {
 
 // ReplicaLost says that a container is gone. NodeLost tells a vanished node
 // from a container that ended by itself (crash, out of memory): calls that had
-// begun are placed again on MaxNodeLosses or else on the user's retries.
+// begun are placed again on MaxNodeLosses or else on the user's retries. Without
+// NodeLost it is the container's last word, behind the Begun of every call that
+// ran there: the others are sent again as the same attempt.
 type ReplicaLost struct {
 	Replica  ReplicaID
 	NodeLost bool
@@ -104,7 +106,8 @@ type Begun struct {
 	Attempt int
 }
 
-// Result ends an attempt. A nil Failure is success.
+// Result ends an attempt. A nil Failure is success. FailOOM is also the end of
+// its container: that gets no more calls and is released.
 type Result struct {
 	Replica ReplicaID
 	Call    CallID

@@ -204,6 +204,11 @@ func (p *Pool) result(now time.Duration, e Result) *replica {
 		}
 	}
 	p.free(now, s)
+	if e.Failure != nil && e.Failure.Kind == FailOOM {
+		// The whole container ends with the process that was killed. A call sent
+		// there now would come back unbegun.
+		p.drain(now, s.r.id)
+	}
 	return s.r
 }
 

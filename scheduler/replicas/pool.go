@@ -80,6 +80,7 @@ type slot struct {
 	begun   bool
 	begunAt time.Duration
 	recall  bool // asked back
+	resumed bool // sent in an earlier life, which may have heard Begun
 	timer   timer
 }
 

@@ -2,6 +2,7 @@ package replicas
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 )
@@ -186,7 +187,8 @@ func TestRetries(t *testing.T) {
 			p := New(Config{Max: 1, KeepWarm: -1})
 			c.call.ID = "a"
 			p.Step(0, Submit{c.call})
-			acts := p.Step(1, ReplicaReady{Replica: "r"})
+			r := ReplicaID("r")
+			acts := p.Step(1, ReplicaReady{Replica: r})
 			for n := 1; ; n++ {
 				if len(acts) == 0 {
 					t.Fatal("nothing was sent")
@@ -194,12 +196,16 @@ func TestRetries(t *testing.T) {
 				if d, ok := acts[len(acts)-1].(Dispatch); !ok || d.Attempt != n {
 					t.Fatalf("attempt %d: got %v", n, acts)
 				}
-				p.Step(2, Begun{"r", "a", n})
+				p.Step(2, Begun{r, "a", n})
 				// A result of the attempt before counts for nothing.
-				if stale := p.Step(2, Result{"r", "a", n - 1, nil}); len(stale) != 0 {
+				if stale := p.Step(2, Result{r, "a", n - 1, nil}); len(stale) != 0 {
 					t.Fatalf("a stale result led to %v", stale)
 				}
-				acts = p.Step(3, Result{"r", "a", n, c.failure})
+				acts = slices.Clone(p.Step(3, Result{r, "a", n, c.failure}))
+				if slices.ContainsFunc(acts, func(a Action) bool { return a == ReleaseReplica{r, "drained"} }) {
+					r = ReplicaID(fmt.Sprintf("r%d", n+1)) // out of memory: in another container
+					acts = append(acts, p.Step(3, ReplicaReady{Replica: r})...)
+				}
 				if f, ok := acts[0].(Finished); ok {
 					if n != c.attempts || f.Failure == nil || f.Failure.Kind != c.failure.Kind {
 						t.Fatalf("finished after %d attempts with %+v, want %d", n, f.Failure, c.attempts)
@@ -208,6 +214,63 @@ func TestRetries(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A container that runs out of memory ends with its call, and says both. That
+// uses up one attempt: nothing is sent to it in between, and what was sent ahead
+// keeps its number.
+func TestOutOfMemoryIsOneAttempt(t *testing.T) {
+	p := New(Config{Max: 1, KeepWarm: -1, CallHint: 50 * time.Millisecond})
+	p.Step(0, Submit{Call{ID: "a", Retries: 3}})
+	p.Step(0, Submit{Call{ID: "b"}})
+	var ended *Finished
+	sent := map[CallID]int{}
+	for n := 1; n < 10 && ended == nil; n++ {
+		r := ReplicaID(fmt.Sprintf("r%d", n))
+		take := func(acts []Action) {
+			for _, a := range acts {
+				switch a := a.(type) {
+				case Dispatch:
+					if a.Replica != r {
+						t.Errorf("%+v goes to a container that is gone, %s is there", a, r)
+					}
+					sent[a.Call] = a.Attempt
+				case Finished:
+					if a.Call == "a" {
+						ended = &a
+					}
+				}
+			}
+		}
+		take(p.Step(time.Duration(n)*time.Minute, ReplicaReady{Replica: r}))
+		if sent["a"] != n || sent["b"] != 1 {
+			t.Fatalf("container %d got attempts %v, want a: %d, b: 1", n, sent, n)
+		}
+		take(p.Step(time.Duration(n)*time.Minute, Begun{r, "a", n}))
+		take(p.Step(time.Duration(n)*time.Minute+1, Result{r, "a", n, &Failure{Kind: FailOOM}}))
+		take(p.Step(time.Duration(n)*time.Minute+2, ReplicaLost{Replica: r, Failure: Failure{Kind: FailOOM}}))
+	}
+	if ended == nil || ended.Attempt != 4 || ended.Failure == nil || ended.Failure.Kind != FailOOM {
+		t.Fatalf("retries=3 ended with %+v, want attempt 4, out of memory", ended)
+	}
+}
+
+// The same where a crash takes the container along: the pool cannot know, sends
+// the next attempt there, and gets it back unbegun.
+func TestUnbegunInALostContainerIsNoAttempt(t *testing.T) {
+	p := New(Config{Max: 1, KeepWarm: -1})
+	p.Step(0, Submit{Call{ID: "a", Retries: 1}})
+	p.Step(0, ReplicaReady{Replica: "r1"})
+	p.Step(0, Begun{"r1", "a", 1})
+	acts := slices.Clone(p.Step(1, Result{"r1", "a", 1, &Failure{Kind: FailCrash}}))
+	if !slices.Contains(acts, Action(Dispatch{"r1", "a", 2})) {
+		t.Fatalf("got %v", acts)
+	}
+	p.Step(2, ReplicaLost{Replica: "r1", Failure: Failure{Kind: FailCrash}})
+	acts = p.Step(time.Minute, ReplicaReady{Replica: "r2"})
+	if !slices.Contains(acts, Action(Dispatch{"r2", "a", 2})) {
+		t.Fatalf("got %v, want attempt 2 again", acts)
 	}
 }
 

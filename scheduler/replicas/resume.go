@@ -36,7 +36,7 @@ func (p *Pool) resume(now time.Duration, e Resume) {
 	c := &call{Call: e.Call, seq: p.seq, attempt: e.Attempt}
 	c.deadline.c = c
 	p.calls[c.ID] = c
-	s := &slot{r: r, call: c, id: c.ID, attempt: e.Attempt, sentAt: now}
+	s := &slot{r: r, call: c, id: c.ID, attempt: e.Attempt, sentAt: now, resumed: true}
 	s.timer.s = s
 	c.slot = s
 	r.slots = append(r.slots, s)

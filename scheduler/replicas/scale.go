@@ -173,6 +173,11 @@ func (p *Pool) lost(now time.Duration, e ReplicaLost) {
 		case c == nil:
 		case s.begun && !e.NodeLost:
 			p.fail(now, c, r.id, e.Failure)
+		case !e.NodeLost && !s.resumed:
+			// The container's own last word comes behind every Begun: this call
+			// never ran, and its attempt is not used up.
+			c.attempt--
+			p.requeue(c)
 		default:
 			p.replace(c, s, "the container's node was lost")
 		}

@@ -15,7 +15,8 @@ const staticcheck = ".cache/bin/staticcheck"
 
 // pure are the packages that staticcheck reads: it analyses everything they
 // link, which takes minutes for libp2p and containerd.
-var pure = []string{"./cli", "./cli/client", "./cli/interrupt", "./cli/output", "./cli/python", "./internal/...", "./proto/fault/...", "./scheduler/...", "./tools/..."}
+var pure = []string{"./cli", "./cli/client", "./cli/interrupt", "./cli/output", "./cli/python", "./cli/sim", "./internal/...", "./proto/fault/...",
+	"./scheduler/...", "./simulations/...", "./tools/..."}
 
 // lint checks form: each check counts as one test.
 func lint(ctx context.Context, r *report, _ []string) error {

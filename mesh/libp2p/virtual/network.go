@@ -84,7 +84,7 @@ func (n *Network) Attach(cfg libp2p.Config) libp2p.Config {
 	cfg.Listen = []string{fmt.Sprintf("%s:%d", ip, listenPort)}
 	cfg.NoTCP, cfg.NoMDNS = true, true
 	h := &host{net: n, ip: ip}
-	cfg.HostOptions = append(cfg.HostOptions, h.quic())
+	cfg.HostOptions, cfg.Simulated = append(cfg.HostOptions, h.quic()), true
 	return cfg
 }
 

@@ -41,7 +41,7 @@ type Node interface {
 // Tasks is what the service needs of the task router.
 type Tasks interface {
 	Get(ctx context.Context, workspace, id string) (*beamv1.TaskInfo, error)
-	Explain(ctx context.Context, workspace, id string) (*beamv1.ExplainResponse, error)
+	Explain(ctx context.Context, workspace, id string, changes []string) (*beamv1.ExplainResponse, error)
 	List(ctx context.Context, workspace, status, stub string, limit int) (*beamv1.ListTasksResponse, error)
 	Logs(ctx context.Context, workspace, task, container string, follow bool, fn func(fd int, p []byte) error) error
 }
@@ -133,13 +133,20 @@ func (s *Service) Leave(ctx context.Context, _ *connect.Request[beamv1.LeaveRequ
 	return out.Send(&beamv1.DrainEvent{Text: "this machine has left the mesh", Done: true})
 }
 
-// Explain says why a task ran where it ran, or why it waits.
+// maxChanges bounds the changes of one what-if question.
+const maxChanges = 16
+
+// Explain says why a task ran where it ran, or why it waits; with changes, also
+// where one that asks for something else would run now.
 func (s *Service) Explain(ctx context.Context, req *connect.Request[beamv1.ExplainRequest]) (*connect.Response[beamv1.ExplainResponse], error) {
 	id, err := auth.Require(ctx, token.Read)
 	if err != nil {
 		return nil, err
 	}
-	r, err := s.Tasks.Explain(ctx, id.Workspace, req.Msg.TaskId)
+	if len(req.Msg.Changes) > maxChanges {
+		return nil, fault.New(fault.Invalid, fmt.Sprintf("%d changes at once", len(req.Msg.Changes)), fmt.Sprintf("give %d at most", maxChanges))
+	}
+	r, err := s.Tasks.Explain(ctx, id.Workspace, req.Msg.TaskId, req.Msg.Changes)
 	if err != nil {
 		return nil, err
 	}

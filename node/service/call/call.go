@@ -52,8 +52,12 @@ type Service struct {
 	beammeshv1connect.UnimplementedCallServiceHandler
 	Tasks Tasks
 	Log   *slog.Logger
+	// Dir is an empty folder for results that wait for their readers and do not
+	// fit into memory; "" = they wait on their workers.
+	Dir string
 
 	mu     sync.Mutex
+	shelf  *shelf // made by the first Open
 	maps   map[string]*calls
 	closed bool
 	gap    time.Duration // readerGap, shorter in tests
@@ -84,9 +88,12 @@ func (s *Service) Open(ctx context.Context, req *connect.Request[beamv1.OpenRequ
 	if _, err := rand.Read(raw[:]); err != nil {
 		return nil, err
 	}
-	c := newCalls(hex.EncodeToString(raw[:]), id.Workspace, m.StubId, m.Headless, m.CallbackUrl, most)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.shelf == nil {
+		s.shelf = newShelf(s.Dir)
+	}
+	c := newCalls(hex.EncodeToString(raw[:]), id.Workspace, m.StubId, m.Headless, m.CallbackUrl, most, s.shelf)
 	if s.closed {
 		return nil, fault.New(fault.Unreachable, "the node is shutting down", "use another node")
 	}

@@ -2,21 +2,30 @@ package call
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"slices"
 	"sync"
+	"syscall"
 	"time"
 
+	"github.com/beammesh/beammesh/node/owner"
 	beamv1 "github.com/beammesh/beammesh/proto/beammesh/v1"
 	"github.com/beammesh/beammesh/proto/fault"
-	"google.golang.org/protobuf/proto"
 )
 
 const (
 	// keptBytes of events that were sent already, for a reader that comes back.
-	keptBytes = 64 << 20
+	keptBytes = 32 << 20
 	// unsentBytes of results stop new items from being taken.
 	unsentBytes = 64 << 20
 	// unsentLogs slows programs down that print faster than the client reads.
 	unsentLogs = 4 << 20
+	// stallLimit is how long a result waits for room while the client takes
+	// nothing: as long as a map lives without any reader.
+	stallLimit = readerGap
+	// batchBytes bounds what is handed to a reader at once.
+	batchBytes = 8 << 20
 )
 
 // calls is the state of one map.
@@ -24,6 +33,8 @@ type calls struct {
 	id, workspace, stub, callback string
 	headless                      bool
 	most                          int
+	shelf                         *shelf
+	stall                         time.Duration // stallLimit, shorter in tests
 	expire                        *time.Timer
 	gap                           time.Duration // after which it fires
 
@@ -39,16 +50,18 @@ type calls struct {
 	readers   int
 
 	first  uint64 // number of events[0]
-	events []*beamv1.ResultEvent
+	events []event
 	unsent uint64 // number of the first event that no reader was sent
 	kept   int    // bytes of events sent
 	fresh  int    // bytes of events not sent
 	logs   int    // of these, log bytes
+	memory int    // bytes of all of these that are in memory
+	disk   int    // and in files
 }
 
-func newCalls(id, workspace, stub string, headless bool, callback string, most int) *calls {
+func newCalls(id, workspace, stub string, headless bool, callback string, most int, sh *shelf) *calls {
 	return &calls{id: id, workspace: workspace, stub: stub, headless: headless, callback: callback, most: most,
-		wake: make(chan struct{}), open: map[uint64]string{}}
+		shelf: sh, stall: stallLimit, wake: make(chan struct{}), open: map[uint64]string{}}
 }
 
 func (c *calls) changedLocked() {
@@ -157,60 +170,178 @@ func (c *calls) last() {
 	c.changedLocked()
 }
 
-// finish files an item's outcome.
+// finish files an item's outcome. It waits while there is no room for it; until
+// it returns the worker keeps the result too, and begins no more calls when
+// enough of them wait.
 func (c *calls) finish(index uint64, task string, o *beamv1.Outcome) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if _, ok := c.open[index]; !ok {
+	_, open := c.open[index]
+	c.mu.Unlock()
+	if !open {
 		return
 	}
-	delete(c.open, index)
 	if o.TaskId == "" {
 		o.TaskId = task
 	}
-	c.addLocked(&beamv1.ResultEvent{Index: index, What: &beamv1.ResultEvent_Outcome{Outcome: o}})
+	e, err := c.keep(&beamv1.ResultEvent{Index: index, What: &beamv1.ResultEvent_Outcome{Outcome: o}})
+	if errors.Is(err, errClosed) {
+		return
+	}
+	if err != nil {
+		f := fault.From(err)
+		o = owner.WithoutResult(o)
+		o.Status, o.Error = owner.Error, &beamv1.ErrorDetail{Code: string(f.Code), Message: f.Message, Hint: f.Hint}
+		e = c.force(&beamv1.ResultEvent{Index: index, What: &beamv1.ResultEvent_Outcome{Outcome: o}})
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, open := c.open[index]; !open { // told twice at once
+		c.giveLocked(e)
+		return
+	}
+	delete(c.open, index)
+	c.addLocked(e)
 	c.endLocked()
 	c.changedLocked()
+}
+
+// keep finds room for an event: in memory, else in a file. Where neither has
+// room it waits until something was read, at most for stall in which this map's
+// client takes nothing.
+func (c *calls) keep(ev *beamv1.ResultEvent) (event, error) {
+	e := event{ev: ev, size: sizeOf(ev)}
+	stalled := time.NewTimer(c.stall)
+	defer stalled.Stop()
+	for taken := uint64(0); ; {
+		freed := c.shelf.waitFreed()
+		c.mu.Lock()
+		switch {
+		case c.closed:
+			c.mu.Unlock()
+			return e, errClosed
+		case c.memory+e.size <= c.shelf.mapMemory && c.shelf.takeMemory(e.size):
+			c.memory += e.size
+			c.mu.Unlock()
+			return e, nil
+		case c.disk+e.size <= c.shelf.mapDisk:
+			if file, ok := c.shelf.takeDisk(e.size); ok {
+				c.disk += e.size
+				c.mu.Unlock()
+				return c.toFile(e, file)
+			}
+		}
+		if c.kept > 0 { // room for a new one is worth more than a repeat
+			c.trimLocked(0)
+			c.mu.Unlock()
+			continue
+		}
+		if c.unsent != taken {
+			taken = c.unsent
+			stalled.Reset(c.stall)
+		}
+		unread, wake := c.fresh, c.wake
+		c.mu.Unlock()
+		select {
+		case <-wake:
+		case <-freed:
+		case <-stalled.C:
+			return e, fault.New(fault.NoCapacity,
+				fmt.Sprintf("this result was not kept: %d MiB of the map's results wait, and the client took none for %s", unread>>20, c.stall),
+				"read the results as they come, return less, or lower max_in_flight")
+		}
+	}
+}
+
+func (c *calls) toFile(e event, file string) (event, error) {
+	e.file = file
+	if err := c.shelf.write(file, e.ev); err != nil {
+		c.mu.Lock()
+		c.giveLocked(e)
+		c.mu.Unlock()
+		code := fault.Internal
+		if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+			code = fault.DiskFull
+		}
+		return e, fault.Wrap(code, err, "this result was not kept: the node could not write it to disk", "read the results as they come, or free disk space on the node")
+	}
+	e.ev = nil
+	return e, nil
+}
+
+// force keeps a small event whether there is room or not.
+func (c *calls) force(ev *beamv1.ResultEvent) event {
+	e := event{ev: ev, size: sizeOf(ev), log: ev.GetLog() != nil}
+	c.shelf.forceMemory(e.size)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.memory += e.size
+	return e
+}
+
+// giveLocked takes an event of this map off the shelf.
+func (c *calls) giveLocked(e event) {
+	if e.file != "" {
+		c.disk -= e.size
+	} else {
+		c.memory -= e.size
+	}
+	c.shelf.give(e)
 }
 
 func (c *calls) endLocked() {
 	if (c.lastPut || c.stopped) && len(c.open) == 0 && !c.ended {
 		c.ended = true
-		c.addLocked(&beamv1.ResultEvent{What: &beamv1.ResultEvent_End{End: true}})
+		ev := &beamv1.ResultEvent{What: &beamv1.ResultEvent_End{End: true}}
+		e := event{ev: ev, size: sizeOf(ev)}
+		c.shelf.forceMemory(e.size)
+		c.memory += e.size
+		c.addLocked(e)
 	}
 }
 
-func (c *calls) addLocked(ev *beamv1.ResultEvent) {
+// addLocked files an event that has its place.
+func (c *calls) addLocked(e event) {
 	if c.closed {
+		c.giveLocked(e)
 		return
 	}
-	ev.Event = c.first + uint64(len(c.events))
-	c.events = append(c.events, ev)
-	n := proto.Size(ev)
-	c.fresh += n
-	if ev.GetLog() != nil {
-		c.logs += n
+	if e.ev != nil {
+		e.ev.Event = c.first + uint64(len(c.events))
+	}
+	c.events = append(c.events, e)
+	c.fresh += e.size
+	if e.log {
+		c.logs += e.size
 	}
 }
 
 // log files output; it waits while the client is behind.
 func (c *calls) log(ctx context.Context, index uint64, task string, fd int, data []byte) {
+	ev := &beamv1.ResultEvent{Index: index, What: &beamv1.ResultEvent_Log{Log: &beamv1.LogLine{TaskId: task, Fd: uint32(fd), Data: data}}}
+	e := event{ev: ev, size: sizeOf(ev), log: true}
 	for {
+		freed := c.shelf.waitFreed()
 		c.mu.Lock()
-		if c.closed || c.readers == 0 && c.logs > unsentLogs {
+		if c.closed {
 			c.mu.Unlock()
-			return // nobody reads: the log on the worker has it
+			return
 		}
-		if c.logs <= unsentLogs {
-			c.addLocked(&beamv1.ResultEvent{Index: index, What: &beamv1.ResultEvent_Log{Log: &beamv1.LogLine{TaskId: task, Fd: uint32(fd), Data: data}}})
+		if c.logs <= unsentLogs && c.shelf.takeMemory(e.size) {
+			c.memory += e.size
+			c.addLocked(e)
 			c.changedLocked()
 			c.mu.Unlock()
 			return
+		}
+		if c.readers == 0 {
+			c.mu.Unlock()
+			return // nobody reads: the log on the worker has it
 		}
 		wake := c.wake
 		c.mu.Unlock()
 		select {
 		case <-wake:
+		case <-freed:
 		case <-ctx.Done():
 			return
 		}
@@ -238,6 +369,9 @@ func (c *calls) close() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.closed = true
+	for _, e := range c.events {
+		c.giveLocked(e)
+	}
 	c.events = nil
 	if c.expire != nil {
 		c.expire.Stop()
@@ -285,9 +419,16 @@ func (c *calls) next(ctx context.Context, from uint64, wait time.Duration) ([]*b
 			return nil, fault.Newf(fault.Conflict, "events before %d are no longer kept: another reader was faster", first)
 		}
 		if i := from - c.first; from >= c.first && i < uint64(len(c.events)) {
-			evs := append([]*beamv1.ResultEvent(nil), c.events[i:]...)
+			batch, size := c.events[i:], 0
+			for n, e := range batch {
+				if size += e.size; n > 0 && size > batchBytes {
+					batch = batch[:n]
+					break
+				}
+			}
+			batch = slices.Clone(batch)
 			c.mu.Unlock()
-			return evs, nil
+			return load(batch, from)
 		}
 		wake := c.wake
 		c.mu.Unlock()
@@ -301,24 +442,41 @@ func (c *calls) next(ctx context.Context, from uint64, wait time.Duration) ([]*b
 	}
 }
 
+func load(batch []event, from uint64) ([]*beamv1.ResultEvent, error) {
+	evs := make([]*beamv1.ResultEvent, len(batch))
+	for i, e := range batch {
+		var err error
+		if evs[i], err = e.load(from + uint64(i)); err != nil {
+			return nil, err
+		}
+	}
+	return evs, nil
+}
+
 // sent moves the bound of what is kept for a reader that comes back.
 func (c *calls) sent(next uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for ; c.unsent < next && c.unsent-c.first < uint64(len(c.events)); c.unsent++ {
-		ev := c.events[c.unsent-c.first]
-		n := proto.Size(ev)
-		c.fresh -= n
-		c.kept += n
-		if ev.GetLog() != nil {
-			c.logs -= n
+		e := c.events[c.unsent-c.first]
+		c.fresh -= e.size
+		c.kept += e.size
+		if e.log {
+			c.logs -= e.size
 		}
 	}
-	for c.kept > keptBytes && c.first < c.unsent {
-		c.kept -= proto.Size(c.events[0])
-		c.events[0] = nil
+	c.trimLocked(keptBytes)
+	c.changedLocked()
+}
+
+// trimLocked forgets the oldest events that were sent until at most most bytes
+// of such are left.
+func (c *calls) trimLocked(most int) {
+	for c.kept > most && c.first < c.unsent {
+		c.kept -= c.events[0].size
+		c.giveLocked(c.events[0])
+		c.events[0] = event{}
 		c.events = c.events[1:]
 		c.first++
 	}
-	c.changedLocked()
 }

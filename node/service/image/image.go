@@ -4,6 +4,7 @@ package image
 
 import (
 	"context"
+	"strings"
 
 	"connectrpc.com/connect"
 	"github.com/beammesh/beammesh/node/api"
@@ -109,9 +110,12 @@ func (s *Service) BuildImage(ctx context.Context, req *connect.Request[imagepb.B
 }
 
 // refuse ends a build: the last message is for clients that show what a build
-// says, the error for those that read errors.
+// says, the error for those that read errors. The lines of a step that stand
+// below the first line of its failure were streamed already.
 func refuse(out *connect.ServerStream[imagepb.BuildImageResponse], err error) error {
-	if sent := out.Send(&imagepb.BuildImageResponse{Msg: api.Text(err) + "\n", Done: true}); sent != nil {
+	f := *fault.From(err)
+	f.Message, _, _ = strings.Cut(f.Message, "\n")
+	if sent := out.Send(&imagepb.BuildImageResponse{Msg: api.Text(&f) + "\n", Done: true}); sent != nil {
 		return sent
 	}
 	return err

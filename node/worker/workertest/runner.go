@@ -169,7 +169,7 @@ func (r *runner) call(h ctl.RunnerHeader, args string) {
 		for {
 			fmt.Print(line)
 		}
-	case "gate": // PATH: a FIFO; ends when somebody wrote into it
+	case "gate": // PATH: a FIFO; ends with the line that somebody wrote into it
 		// One line per run goes beside it, so that runs can be counted.
 		mark, err := os.OpenFile(arg+".runs", os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 		if err != nil {
@@ -178,13 +178,19 @@ func (r *runner) call(h ctl.RunnerHeader, args string) {
 		fmt.Fprintln(mark, h.TaskID, h.Attempt)
 		_ = mark.Close()
 		fmt.Println("at the gate")
-		g, err := os.Open(arg)
-		if err != nil {
-			os.Exit(93)
+		var text string
+		for { // another call at the same gate may have taken the line
+			g, err := os.Open(arg)
+			if err != nil {
+				os.Exit(93)
+			}
+			text, err = bufio.NewReader(g).ReadString('\n')
+			_ = g.Close()
+			if err == nil {
+				break
+			}
 		}
-		b, _ := io.ReadAll(g)
-		_ = g.Close()
-		r.say(ok, b)
+		r.say(ok, []byte(strings.TrimSuffix(text, "\n")))
 	default:
 		raised(ctl.StatusError, "unknown verb "+verb)
 	}

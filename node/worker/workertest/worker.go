@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	goruntime "runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -130,11 +131,11 @@ type puller struct {
 	pull func(ctx context.Context, roots []string) error
 }
 
-func (p puller) Pull(ctx context.Context, roots, _ []string) (int64, []string, error) {
+func (p puller) Pull(ctx context.Context, image []string, code string, _ []string) (int64, []string, error) {
 	if p.pull == nil {
 		return 0, nil, nil
 	}
-	return 0, nil, p.pull(ctx, roots)
+	return 0, nil, p.pull(ctx, append(slices.Clone(image), code))
 }
 
 // Container gives a container of the worker once it is there.
@@ -171,7 +172,7 @@ func (g *Gate) Open(t testing.TB, text string) {
 	go func() {
 		f, err := os.OpenFile(g.path, os.O_WRONLY, 0) // blocks until somebody reads
 		if err == nil {
-			_, err = f.WriteString(text)
+			_, err = f.WriteString(text + "\n")
 			_ = f.Close()
 		}
 		done <- err
@@ -184,6 +185,38 @@ func (g *Gate) Open(t testing.TB, text string) {
 	case <-time.After(Patience):
 		t.Fatal("nobody came to the gate")
 	}
+}
+
+// OpenAll lets every call through that comes to the gate, now or later, for the
+// rest of the test: of several attempts of one task any may get there first.
+func (g *Gate) OpenAll(t testing.TB, text string) {
+	t.Helper()
+	over, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			f, err := os.OpenFile(g.path, os.O_WRONLY, 0) // blocks until somebody reads
+			select {
+			case <-over:
+				_ = f.Close()
+				return
+			default:
+			}
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			_, _ = f.WriteString(text + "\n") // a reader that is gone again is no matter
+			_ = f.Close()
+		}
+	}()
+	t.Cleanup(func() {
+		close(over)
+		if f, err := os.OpenFile(g.path, os.O_RDONLY|syscall.O_NONBLOCK, 0); err == nil {
+			<-done
+			_ = f.Close()
+		}
+	})
 }
 
 // Runs lists the "task attempt" lines of the calls that came to the gate.

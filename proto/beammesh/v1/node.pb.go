@@ -70,6 +70,7 @@ type StatusResponse struct {
 	TasksOpen     uint32                 `protobuf:"varint,8,opt,name=tasks_open,json=tasksOpen,proto3" json:"tasks_open,omitempty"`
 	Containers    uint32                 `protobuf:"varint,9,opt,name=containers,proto3" json:"containers,omitempty"`
 	Counters      map[string]int64       `protobuf:"bytes,10,rep,name=counters,proto3" json:"counters,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"` // "blocks.bytes_in", "blocks.corrupt", …
+	Images        string                 `protobuf:"bytes,11,opt,name=images,proto3" json:"images,omitempty"`                                                                                // of what is fetched ahead: "2 ready, fetching the base image: 57 %"; "" where nothing runs
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -172,6 +173,13 @@ func (x *StatusResponse) GetCounters() map[string]int64 {
 		return x.Counters
 	}
 	return nil
+}
+
+func (x *StatusResponse) GetImages() string {
+	if x != nil {
+		return x.Images
+	}
+	return ""
 }
 
 // Trouble is a long-lived condition that someone should look at.
@@ -840,8 +848,10 @@ func (x *DrainEvent) GetDone() bool {
 }
 
 type ExplainRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	TaskId        string                 `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	TaskId string                 `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
+	// What if it had asked for something else: "gpu=any", "memory=8GiB", "cpu=2".
+	Changes       []string `protobuf:"bytes,2,rep,name=changes,proto3" json:"changes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -883,11 +893,20 @@ func (x *ExplainRequest) GetTaskId() string {
 	return ""
 }
 
+func (x *ExplainRequest) GetChanges() []string {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
+}
+
 type ExplainResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Task  *TaskInfo              `protobuf:"bytes,1,opt,name=task,proto3" json:"task,omitempty"`
 	// How the container that the task ran in was placed.
-	Attempts      []*Attempt `protobuf:"bytes,2,rep,name=attempts,proto3" json:"attempts,omitempty"`
+	Attempts []*Attempt `protobuf:"bytes,2,rep,name=attempts,proto3" json:"attempts,omitempty"`
+	// Where a task with the changes of the request would be placed now.
+	WhatIf        *WhatIf `protobuf:"bytes,3,opt,name=what_if,json=whatIf,proto3" json:"what_if,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -936,6 +955,81 @@ func (x *ExplainResponse) GetAttempts() []*Attempt {
 	return nil
 }
 
+func (x *ExplainResponse) GetWhatIf() *WhatIf {
+	if x != nil {
+		return x.WhatIf
+	}
+	return nil
+}
+
+type WhatIf struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Demand        string                 `protobuf:"bytes,1,opt,name=demand,proto3" json:"demand,omitempty"`   // with the changes, for people
+	Verdict       string                 `protobuf:"bytes,2,opt,name=verdict,proto3" json:"verdict,omitempty"` // "would be placed on box2 now", "would wait", "could never run"
+	Candidates    []*Candidate           `protobuf:"bytes,3,rep,name=candidates,proto3" json:"candidates,omitempty"`
+	Notes         []string               `protobuf:"bytes,4,rep,name=notes,proto3" json:"notes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WhatIf) Reset() {
+	*x = WhatIf{}
+	mi := &file_beammesh_v1_node_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WhatIf) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WhatIf) ProtoMessage() {}
+
+func (x *WhatIf) ProtoReflect() protoreflect.Message {
+	mi := &file_beammesh_v1_node_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WhatIf.ProtoReflect.Descriptor instead.
+func (*WhatIf) Descriptor() ([]byte, []int) {
+	return file_beammesh_v1_node_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *WhatIf) GetDemand() string {
+	if x != nil {
+		return x.Demand
+	}
+	return ""
+}
+
+func (x *WhatIf) GetVerdict() string {
+	if x != nil {
+		return x.Verdict
+	}
+	return ""
+}
+
+func (x *WhatIf) GetCandidates() []*Candidate {
+	if x != nil {
+		return x.Candidates
+	}
+	return nil
+}
+
+func (x *WhatIf) GetNotes() []string {
+	if x != nil {
+		return x.Notes
+	}
+	return nil
+}
+
 type Attempt struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Attempt       uint32                 `protobuf:"varint,1,opt,name=attempt,proto3" json:"attempt,omitempty"`
@@ -952,7 +1046,7 @@ type Attempt struct {
 
 func (x *Attempt) Reset() {
 	*x = Attempt{}
-	mi := &file_beammesh_v1_node_proto_msgTypes[14]
+	mi := &file_beammesh_v1_node_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -964,7 +1058,7 @@ func (x *Attempt) String() string {
 func (*Attempt) ProtoMessage() {}
 
 func (x *Attempt) ProtoReflect() protoreflect.Message {
-	mi := &file_beammesh_v1_node_proto_msgTypes[14]
+	mi := &file_beammesh_v1_node_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -977,7 +1071,7 @@ func (x *Attempt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attempt.ProtoReflect.Descriptor instead.
 func (*Attempt) Descriptor() ([]byte, []int) {
-	return file_beammesh_v1_node_proto_rawDescGZIP(), []int{14}
+	return file_beammesh_v1_node_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Attempt) GetAttempt() uint32 {
@@ -1051,7 +1145,7 @@ type Candidate struct {
 
 func (x *Candidate) Reset() {
 	*x = Candidate{}
-	mi := &file_beammesh_v1_node_proto_msgTypes[15]
+	mi := &file_beammesh_v1_node_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1063,7 +1157,7 @@ func (x *Candidate) String() string {
 func (*Candidate) ProtoMessage() {}
 
 func (x *Candidate) ProtoReflect() protoreflect.Message {
-	mi := &file_beammesh_v1_node_proto_msgTypes[15]
+	mi := &file_beammesh_v1_node_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1076,7 +1170,7 @@ func (x *Candidate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Candidate.ProtoReflect.Descriptor instead.
 func (*Candidate) Descriptor() ([]byte, []int) {
-	return file_beammesh_v1_node_proto_rawDescGZIP(), []int{15}
+	return file_beammesh_v1_node_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Candidate) GetNodeId() string {
@@ -1137,7 +1231,7 @@ type GetTaskRequest struct {
 
 func (x *GetTaskRequest) Reset() {
 	*x = GetTaskRequest{}
-	mi := &file_beammesh_v1_node_proto_msgTypes[16]
+	mi := &file_beammesh_v1_node_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1149,7 +1243,7 @@ func (x *GetTaskRequest) String() string {
 func (*GetTaskRequest) ProtoMessage() {}
 
 func (x *GetTaskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_beammesh_v1_node_proto_msgTypes[16]
+	mi := &file_beammesh_v1_node_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1162,7 +1256,7 @@ func (x *GetTaskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTaskRequest.ProtoReflect.Descriptor instead.
 func (*GetTaskRequest) Descriptor() ([]byte, []int) {
-	return file_beammesh_v1_node_proto_rawDescGZIP(), []int{16}
+	return file_beammesh_v1_node_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *GetTaskRequest) GetTaskId() string {
@@ -1189,15 +1283,16 @@ type TaskInfo struct {
 	StartedAt     *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
 	EndedAt       *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=ended_at,json=endedAt,proto3" json:"ended_at,omitempty"`
 	Headless      bool                   `protobuf:"varint,15,opt,name=headless,proto3" json:"headless,omitempty"`
-	Waiting       string                 `protobuf:"bytes,16,opt,name=waiting,proto3" json:"waiting,omitempty"` // why it waits, for people
-	Outcome       *Outcome               `protobuf:"bytes,17,opt,name=outcome,proto3" json:"outcome,omitempty"` // set when ended; without the result bytes in lists
+	Waiting       string                 `protobuf:"bytes,16,opt,name=waiting,proto3" json:"waiting,omitempty"`    // why it waits, for people
+	Outcome       *Outcome               `protobuf:"bytes,17,opt,name=outcome,proto3" json:"outcome,omitempty"`    // set when ended; without the result bytes in lists
+	Accepted      uint32                 `protobuf:"varint,18,opt,name=accepted,proto3" json:"accepted,omitempty"` // results that its owner took, since the owner's start: 0 or 1 while the promise holds
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *TaskInfo) Reset() {
 	*x = TaskInfo{}
-	mi := &file_beammesh_v1_node_proto_msgTypes[17]
+	mi := &file_beammesh_v1_node_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1209,7 +1304,7 @@ func (x *TaskInfo) String() string {
 func (*TaskInfo) ProtoMessage() {}
 
 func (x *TaskInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_beammesh_v1_node_proto_msgTypes[17]
+	mi := &file_beammesh_v1_node_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1222,7 +1317,7 @@ func (x *TaskInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskInfo.ProtoReflect.Descriptor instead.
 func (*TaskInfo) Descriptor() ([]byte, []int) {
-	return file_beammesh_v1_node_proto_rawDescGZIP(), []int{17}
+	return file_beammesh_v1_node_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *TaskInfo) GetId() string {
@@ -1344,6 +1439,13 @@ func (x *TaskInfo) GetOutcome() *Outcome {
 	return nil
 }
 
+func (x *TaskInfo) GetAccepted() uint32 {
+	if x != nil {
+		return x.Accepted
+	}
+	return 0
+}
+
 type ListTasksRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Limit         uint32                 `protobuf:"varint,1,opt,name=limit,proto3" json:"limit,omitempty"` // 0 = 100; at most 1,000
@@ -1354,7 +1456,7 @@ type ListTasksRequest struct {
 
 func (x *ListTasksRequest) Reset() {
 	*x = ListTasksRequest{}
-	mi := &file_beammesh_v1_node_proto_msgTypes[18]
+	mi := &file_beammesh_v1_node_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1366,7 +1468,7 @@ func (x *ListTasksRequest) String() string {
 func (*ListTasksRequest) ProtoMessage() {}
 
 func (x *ListTasksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_beammesh_v1_node_proto_msgTypes[18]
+	mi := &file_beammesh_v1_node_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1379,7 +1481,7 @@ func (x *ListTasksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTasksRequest.ProtoReflect.Descriptor instead.
 func (*ListTasksRequest) Descriptor() ([]byte, []int) {
-	return file_beammesh_v1_node_proto_rawDescGZIP(), []int{18}
+	return file_beammesh_v1_node_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ListTasksRequest) GetLimit() uint32 {
@@ -1406,7 +1508,7 @@ type ListTasksResponse struct {
 
 func (x *ListTasksResponse) Reset() {
 	*x = ListTasksResponse{}
-	mi := &file_beammesh_v1_node_proto_msgTypes[19]
+	mi := &file_beammesh_v1_node_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1418,7 +1520,7 @@ func (x *ListTasksResponse) String() string {
 func (*ListTasksResponse) ProtoMessage() {}
 
 func (x *ListTasksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_beammesh_v1_node_proto_msgTypes[19]
+	mi := &file_beammesh_v1_node_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1431,7 +1533,7 @@ func (x *ListTasksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTasksResponse.ProtoReflect.Descriptor instead.
 func (*ListTasksResponse) Descriptor() ([]byte, []int) {
-	return file_beammesh_v1_node_proto_rawDescGZIP(), []int{19}
+	return file_beammesh_v1_node_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ListTasksResponse) GetTasks() []*TaskInfo {
@@ -1460,7 +1562,7 @@ type TaskLogsRequest struct {
 
 func (x *TaskLogsRequest) Reset() {
 	*x = TaskLogsRequest{}
-	mi := &file_beammesh_v1_node_proto_msgTypes[20]
+	mi := &file_beammesh_v1_node_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1472,7 +1574,7 @@ func (x *TaskLogsRequest) String() string {
 func (*TaskLogsRequest) ProtoMessage() {}
 
 func (x *TaskLogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_beammesh_v1_node_proto_msgTypes[20]
+	mi := &file_beammesh_v1_node_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1485,7 +1587,7 @@ func (x *TaskLogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskLogsRequest.ProtoReflect.Descriptor instead.
 func (*TaskLogsRequest) Descriptor() ([]byte, []int) {
-	return file_beammesh_v1_node_proto_rawDescGZIP(), []int{20}
+	return file_beammesh_v1_node_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *TaskLogsRequest) GetTaskId() string {
@@ -1526,7 +1628,7 @@ type CreateScopedTokenRequest struct {
 
 func (x *CreateScopedTokenRequest) Reset() {
 	*x = CreateScopedTokenRequest{}
-	mi := &file_beammesh_v1_node_proto_msgTypes[21]
+	mi := &file_beammesh_v1_node_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1538,7 +1640,7 @@ func (x *CreateScopedTokenRequest) String() string {
 func (*CreateScopedTokenRequest) ProtoMessage() {}
 
 func (x *CreateScopedTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_beammesh_v1_node_proto_msgTypes[21]
+	mi := &file_beammesh_v1_node_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1551,7 +1653,7 @@ func (x *CreateScopedTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateScopedTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateScopedTokenRequest) Descriptor() ([]byte, []int) {
-	return file_beammesh_v1_node_proto_rawDescGZIP(), []int{21}
+	return file_beammesh_v1_node_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *CreateScopedTokenRequest) GetScopes() []string {
@@ -1578,7 +1680,7 @@ type CreateScopedTokenResponse struct {
 
 func (x *CreateScopedTokenResponse) Reset() {
 	*x = CreateScopedTokenResponse{}
-	mi := &file_beammesh_v1_node_proto_msgTypes[22]
+	mi := &file_beammesh_v1_node_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1590,7 +1692,7 @@ func (x *CreateScopedTokenResponse) String() string {
 func (*CreateScopedTokenResponse) ProtoMessage() {}
 
 func (x *CreateScopedTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_beammesh_v1_node_proto_msgTypes[22]
+	mi := &file_beammesh_v1_node_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1603,7 +1705,7 @@ func (x *CreateScopedTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateScopedTokenResponse.ProtoReflect.Descriptor instead.
 func (*CreateScopedTokenResponse) Descriptor() ([]byte, []int) {
-	return file_beammesh_v1_node_proto_rawDescGZIP(), []int{22}
+	return file_beammesh_v1_node_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *CreateScopedTokenResponse) GetTokenId() string {
@@ -1625,7 +1727,7 @@ var File_beammesh_v1_node_proto protoreflect.FileDescriptor
 const file_beammesh_v1_node_proto_rawDesc = "" +
 	"\n" +
 	"\x16beammesh/v1/node.proto\x12\vbeammesh.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19beammesh/v1/outcome.proto\x1a\x16beammesh/v1/call.proto\"\x0f\n" +
-	"\rStatusRequest\"\xc7\x03\n" +
+	"\rStatusRequest\"\xdf\x03\n" +
 	"\x0eStatusResponse\x12)\n" +
 	"\x04node\x18\x01 \x01(\v2\x15.beammesh.v1.NodeInfoR\x04node\x12\x17\n" +
 	"\amesh_id\x18\x02 \x01(\tR\x06meshId\x12\x18\n" +
@@ -1640,7 +1742,8 @@ const file_beammesh_v1_node_proto_rawDesc = "" +
 	"containers\x18\t \x01(\rR\n" +
 	"containers\x12E\n" +
 	"\bcounters\x18\n" +
-	" \x03(\v2).beammesh.v1.StatusResponse.CountersEntryR\bcounters\x1a;\n" +
+	" \x03(\v2).beammesh.v1.StatusResponse.CountersEntryR\bcounters\x12\x16\n" +
+	"\x06images\x18\v \x01(\tR\x06images\x1a;\n" +
 	"\rCountersEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"a\n" +
@@ -1696,12 +1799,21 @@ const file_beammesh_v1_node_proto_rawDesc = "" +
 	"DrainEvent\x12\x12\n" +
 	"\x04text\x18\x01 \x01(\tR\x04text\x12\x18\n" +
 	"\arunning\x18\x02 \x01(\rR\arunning\x12\x12\n" +
-	"\x04done\x18\x03 \x01(\bR\x04done\")\n" +
+	"\x04done\x18\x03 \x01(\bR\x04done\"C\n" +
 	"\x0eExplainRequest\x12\x17\n" +
-	"\atask_id\x18\x01 \x01(\tR\x06taskId\"n\n" +
+	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x18\n" +
+	"\achanges\x18\x02 \x03(\tR\achanges\"\x9c\x01\n" +
 	"\x0fExplainResponse\x12)\n" +
 	"\x04task\x18\x01 \x01(\v2\x15.beammesh.v1.TaskInfoR\x04task\x120\n" +
-	"\battempts\x18\x02 \x03(\v2\x14.beammesh.v1.AttemptR\battempts\"\xe3\x01\n" +
+	"\battempts\x18\x02 \x03(\v2\x14.beammesh.v1.AttemptR\battempts\x12,\n" +
+	"\awhat_if\x18\x03 \x01(\v2\x13.beammesh.v1.WhatIfR\x06whatIf\"\x88\x01\n" +
+	"\x06WhatIf\x12\x16\n" +
+	"\x06demand\x18\x01 \x01(\tR\x06demand\x12\x18\n" +
+	"\averdict\x18\x02 \x01(\tR\averdict\x126\n" +
+	"\n" +
+	"candidates\x18\x03 \x03(\v2\x16.beammesh.v1.CandidateR\n" +
+	"candidates\x12\x14\n" +
+	"\x05notes\x18\x04 \x03(\tR\x05notes\"\xe3\x01\n" +
 	"\aAttempt\x12\x18\n" +
 	"\aattempt\x18\x01 \x01(\rR\aattempt\x12\x17\n" +
 	"\anode_id\x18\x02 \x01(\tR\x06nodeId\x12\x1b\n" +
@@ -1722,7 +1834,7 @@ const file_beammesh_v1_node_proto_rawDesc = "" +
 	"\x05terms\x18\x06 \x03(\tR\x05terms\x12\x16\n" +
 	"\x06source\x18\a \x01(\tR\x06source\")\n" +
 	"\x0eGetTaskRequest\x12\x17\n" +
-	"\atask_id\x18\x01 \x01(\tR\x06taskId\"\xcb\x04\n" +
+	"\atask_id\x18\x01 \x01(\tR\x06taskId\"\xe7\x04\n" +
 	"\bTaskInfo\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06status\x18\x02 \x01(\tR\x06status\x12\x17\n" +
@@ -1744,7 +1856,8 @@ const file_beammesh_v1_node_proto_rawDesc = "" +
 	"\bended_at\x18\x0e \x01(\v2\x1a.google.protobuf.TimestampR\aendedAt\x12\x1a\n" +
 	"\bheadless\x18\x0f \x01(\bR\bheadless\x12\x18\n" +
 	"\awaiting\x18\x10 \x01(\tR\awaiting\x12.\n" +
-	"\aoutcome\x18\x11 \x01(\v2\x14.beammesh.v1.OutcomeR\aoutcome\"@\n" +
+	"\aoutcome\x18\x11 \x01(\v2\x14.beammesh.v1.OutcomeR\aoutcome\x12\x1a\n" +
+	"\baccepted\x18\x12 \x01(\rR\baccepted\"@\n" +
 	"\x10ListTasksRequest\x12\x14\n" +
 	"\x05limit\x18\x01 \x01(\rR\x05limit\x12\x16\n" +
 	"\x06status\x18\x02 \x01(\tR\x06status\"e\n" +
@@ -1788,7 +1901,7 @@ func file_beammesh_v1_node_proto_rawDescGZIP() []byte {
 	return file_beammesh_v1_node_proto_rawDescData
 }
 
-var file_beammesh_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_beammesh_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_beammesh_v1_node_proto_goTypes = []any{
 	(*StatusRequest)(nil),             // 0: beammesh.v1.StatusRequest
 	(*StatusResponse)(nil),            // 1: beammesh.v1.StatusResponse
@@ -1804,61 +1917,64 @@ var file_beammesh_v1_node_proto_goTypes = []any{
 	(*DrainEvent)(nil),                // 11: beammesh.v1.DrainEvent
 	(*ExplainRequest)(nil),            // 12: beammesh.v1.ExplainRequest
 	(*ExplainResponse)(nil),           // 13: beammesh.v1.ExplainResponse
-	(*Attempt)(nil),                   // 14: beammesh.v1.Attempt
-	(*Candidate)(nil),                 // 15: beammesh.v1.Candidate
-	(*GetTaskRequest)(nil),            // 16: beammesh.v1.GetTaskRequest
-	(*TaskInfo)(nil),                  // 17: beammesh.v1.TaskInfo
-	(*ListTasksRequest)(nil),          // 18: beammesh.v1.ListTasksRequest
-	(*ListTasksResponse)(nil),         // 19: beammesh.v1.ListTasksResponse
-	(*TaskLogsRequest)(nil),           // 20: beammesh.v1.TaskLogsRequest
-	(*CreateScopedTokenRequest)(nil),  // 21: beammesh.v1.CreateScopedTokenRequest
-	(*CreateScopedTokenResponse)(nil), // 22: beammesh.v1.CreateScopedTokenResponse
-	nil,                               // 23: beammesh.v1.StatusResponse.CountersEntry
-	(*timestamppb.Timestamp)(nil),     // 24: google.protobuf.Timestamp
-	(*Outcome)(nil),                   // 25: beammesh.v1.Outcome
-	(*LogLine)(nil),                   // 26: beammesh.v1.LogLine
+	(*WhatIf)(nil),                    // 14: beammesh.v1.WhatIf
+	(*Attempt)(nil),                   // 15: beammesh.v1.Attempt
+	(*Candidate)(nil),                 // 16: beammesh.v1.Candidate
+	(*GetTaskRequest)(nil),            // 17: beammesh.v1.GetTaskRequest
+	(*TaskInfo)(nil),                  // 18: beammesh.v1.TaskInfo
+	(*ListTasksRequest)(nil),          // 19: beammesh.v1.ListTasksRequest
+	(*ListTasksResponse)(nil),         // 20: beammesh.v1.ListTasksResponse
+	(*TaskLogsRequest)(nil),           // 21: beammesh.v1.TaskLogsRequest
+	(*CreateScopedTokenRequest)(nil),  // 22: beammesh.v1.CreateScopedTokenRequest
+	(*CreateScopedTokenResponse)(nil), // 23: beammesh.v1.CreateScopedTokenResponse
+	nil,                               // 24: beammesh.v1.StatusResponse.CountersEntry
+	(*timestamppb.Timestamp)(nil),     // 25: google.protobuf.Timestamp
+	(*Outcome)(nil),                   // 26: beammesh.v1.Outcome
+	(*LogLine)(nil),                   // 27: beammesh.v1.LogLine
 }
 var file_beammesh_v1_node_proto_depIdxs = []int32{
 	3,  // 0: beammesh.v1.StatusResponse.node:type_name -> beammesh.v1.NodeInfo
 	2,  // 1: beammesh.v1.StatusResponse.troubles:type_name -> beammesh.v1.Trouble
-	23, // 2: beammesh.v1.StatusResponse.counters:type_name -> beammesh.v1.StatusResponse.CountersEntry
+	24, // 2: beammesh.v1.StatusResponse.counters:type_name -> beammesh.v1.StatusResponse.CountersEntry
 	4,  // 3: beammesh.v1.NodeInfo.gpus:type_name -> beammesh.v1.Gpu
-	24, // 4: beammesh.v1.NodeInfo.last_seen:type_name -> google.protobuf.Timestamp
+	25, // 4: beammesh.v1.NodeInfo.last_seen:type_name -> google.protobuf.Timestamp
 	3,  // 5: beammesh.v1.ListNodesResponse.nodes:type_name -> beammesh.v1.NodeInfo
-	24, // 6: beammesh.v1.InviteResponse.expires:type_name -> google.protobuf.Timestamp
-	17, // 7: beammesh.v1.ExplainResponse.task:type_name -> beammesh.v1.TaskInfo
-	14, // 8: beammesh.v1.ExplainResponse.attempts:type_name -> beammesh.v1.Attempt
-	15, // 9: beammesh.v1.Attempt.candidates:type_name -> beammesh.v1.Candidate
-	24, // 10: beammesh.v1.TaskInfo.created_at:type_name -> google.protobuf.Timestamp
-	24, // 11: beammesh.v1.TaskInfo.started_at:type_name -> google.protobuf.Timestamp
-	24, // 12: beammesh.v1.TaskInfo.ended_at:type_name -> google.protobuf.Timestamp
-	25, // 13: beammesh.v1.TaskInfo.outcome:type_name -> beammesh.v1.Outcome
-	17, // 14: beammesh.v1.ListTasksResponse.tasks:type_name -> beammesh.v1.TaskInfo
-	0,  // 15: beammesh.v1.NodeService.Status:input_type -> beammesh.v1.StatusRequest
-	5,  // 16: beammesh.v1.NodeService.ListNodes:input_type -> beammesh.v1.ListNodesRequest
-	7,  // 17: beammesh.v1.NodeService.Invite:input_type -> beammesh.v1.InviteRequest
-	9,  // 18: beammesh.v1.NodeService.Leave:input_type -> beammesh.v1.LeaveRequest
-	10, // 19: beammesh.v1.NodeService.Drain:input_type -> beammesh.v1.DrainRequest
-	12, // 20: beammesh.v1.NodeService.Explain:input_type -> beammesh.v1.ExplainRequest
-	16, // 21: beammesh.v1.NodeService.GetTask:input_type -> beammesh.v1.GetTaskRequest
-	18, // 22: beammesh.v1.NodeService.ListTasks:input_type -> beammesh.v1.ListTasksRequest
-	20, // 23: beammesh.v1.NodeService.TaskLogs:input_type -> beammesh.v1.TaskLogsRequest
-	21, // 24: beammesh.v1.NodeService.CreateScopedToken:input_type -> beammesh.v1.CreateScopedTokenRequest
-	1,  // 25: beammesh.v1.NodeService.Status:output_type -> beammesh.v1.StatusResponse
-	6,  // 26: beammesh.v1.NodeService.ListNodes:output_type -> beammesh.v1.ListNodesResponse
-	8,  // 27: beammesh.v1.NodeService.Invite:output_type -> beammesh.v1.InviteResponse
-	11, // 28: beammesh.v1.NodeService.Leave:output_type -> beammesh.v1.DrainEvent
-	11, // 29: beammesh.v1.NodeService.Drain:output_type -> beammesh.v1.DrainEvent
-	13, // 30: beammesh.v1.NodeService.Explain:output_type -> beammesh.v1.ExplainResponse
-	17, // 31: beammesh.v1.NodeService.GetTask:output_type -> beammesh.v1.TaskInfo
-	19, // 32: beammesh.v1.NodeService.ListTasks:output_type -> beammesh.v1.ListTasksResponse
-	26, // 33: beammesh.v1.NodeService.TaskLogs:output_type -> beammesh.v1.LogLine
-	22, // 34: beammesh.v1.NodeService.CreateScopedToken:output_type -> beammesh.v1.CreateScopedTokenResponse
-	25, // [25:35] is the sub-list for method output_type
-	15, // [15:25] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	25, // 6: beammesh.v1.InviteResponse.expires:type_name -> google.protobuf.Timestamp
+	18, // 7: beammesh.v1.ExplainResponse.task:type_name -> beammesh.v1.TaskInfo
+	15, // 8: beammesh.v1.ExplainResponse.attempts:type_name -> beammesh.v1.Attempt
+	14, // 9: beammesh.v1.ExplainResponse.what_if:type_name -> beammesh.v1.WhatIf
+	16, // 10: beammesh.v1.WhatIf.candidates:type_name -> beammesh.v1.Candidate
+	16, // 11: beammesh.v1.Attempt.candidates:type_name -> beammesh.v1.Candidate
+	25, // 12: beammesh.v1.TaskInfo.created_at:type_name -> google.protobuf.Timestamp
+	25, // 13: beammesh.v1.TaskInfo.started_at:type_name -> google.protobuf.Timestamp
+	25, // 14: beammesh.v1.TaskInfo.ended_at:type_name -> google.protobuf.Timestamp
+	26, // 15: beammesh.v1.TaskInfo.outcome:type_name -> beammesh.v1.Outcome
+	18, // 16: beammesh.v1.ListTasksResponse.tasks:type_name -> beammesh.v1.TaskInfo
+	0,  // 17: beammesh.v1.NodeService.Status:input_type -> beammesh.v1.StatusRequest
+	5,  // 18: beammesh.v1.NodeService.ListNodes:input_type -> beammesh.v1.ListNodesRequest
+	7,  // 19: beammesh.v1.NodeService.Invite:input_type -> beammesh.v1.InviteRequest
+	9,  // 20: beammesh.v1.NodeService.Leave:input_type -> beammesh.v1.LeaveRequest
+	10, // 21: beammesh.v1.NodeService.Drain:input_type -> beammesh.v1.DrainRequest
+	12, // 22: beammesh.v1.NodeService.Explain:input_type -> beammesh.v1.ExplainRequest
+	17, // 23: beammesh.v1.NodeService.GetTask:input_type -> beammesh.v1.GetTaskRequest
+	19, // 24: beammesh.v1.NodeService.ListTasks:input_type -> beammesh.v1.ListTasksRequest
+	21, // 25: beammesh.v1.NodeService.TaskLogs:input_type -> beammesh.v1.TaskLogsRequest
+	22, // 26: beammesh.v1.NodeService.CreateScopedToken:input_type -> beammesh.v1.CreateScopedTokenRequest
+	1,  // 27: beammesh.v1.NodeService.Status:output_type -> beammesh.v1.StatusResponse
+	6,  // 28: beammesh.v1.NodeService.ListNodes:output_type -> beammesh.v1.ListNodesResponse
+	8,  // 29: beammesh.v1.NodeService.Invite:output_type -> beammesh.v1.InviteResponse
+	11, // 30: beammesh.v1.NodeService.Leave:output_type -> beammesh.v1.DrainEvent
+	11, // 31: beammesh.v1.NodeService.Drain:output_type -> beammesh.v1.DrainEvent
+	13, // 32: beammesh.v1.NodeService.Explain:output_type -> beammesh.v1.ExplainResponse
+	18, // 33: beammesh.v1.NodeService.GetTask:output_type -> beammesh.v1.TaskInfo
+	20, // 34: beammesh.v1.NodeService.ListTasks:output_type -> beammesh.v1.ListTasksResponse
+	27, // 35: beammesh.v1.NodeService.TaskLogs:output_type -> beammesh.v1.LogLine
+	23, // 36: beammesh.v1.NodeService.CreateScopedToken:output_type -> beammesh.v1.CreateScopedTokenResponse
+	27, // [27:37] is the sub-list for method output_type
+	17, // [17:27] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_beammesh_v1_node_proto_init() }
@@ -1874,7 +1990,7 @@ func file_beammesh_v1_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_beammesh_v1_node_proto_rawDesc), len(file_beammesh_v1_node_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   24,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -52,7 +52,8 @@ def phases(outcome: Dict[str, Any]) -> None:
         return
     parts = []
     for phase in outcome.get("phases") or []:
-        text = "%s %d ms" % (phase.get("name", "?"), int(phase.get("durationMs", 0)))
+        took = int(phase.get("durationMs", 0))
+        text = "%s %s ms" % (phase.get("name", "?"), took or "<1")
         if phase.get("detail"):
             text += " (%s)" % phase["detail"]
         parts.append(text)

@@ -125,7 +125,8 @@ class Image:
         """Build the image unless the mesh has it.
 
         Raises:
-            BuildError: a step failed; the message ends with its last lines.
+            BuildError: a step failed; the message ends with its last lines,
+                which were also printed as they came.
         """
         from beam import _client, _console
 
@@ -165,12 +166,14 @@ class Image:
         with client.stream("image.ImageService/BuildImage", asked) as messages:
             for message in messages:
                 text = str(message.get("msg", ""))
+                last = (last + text.splitlines())[-_LAST_LINES:]
+                if message.get("done") and not message.get("success"):
+                    # The same follows as the stream's own error, with its hint
+                    # apart: reading on raises that.
+                    continue
                 if text:
                     _console.output(2, text if text.endswith("\n") else text + "\n")
-                    last = (last + text.splitlines())[-_LAST_LINES:]
                 if message.get("done"):
-                    if not message.get("success"):
-                        break
                     _console.step("Image built")
                     version = str(message.get("pythonVersion") or self.python_version)
                     return ImageBuildResult(True, str(message.get("imageId") or image_id), version)

@@ -22,7 +22,7 @@ import traceback
 from typing import Any, Dict, List, Optional, Tuple
 
 from beam import _console, _state
-from beam._errors import BeamError, InvalidError, NotFoundError, RemoteError, RemoteTraceback
+from beam._errors import BeamError, BuildError, InvalidError, NotFoundError, RemoteError, RemoteTraceback
 
 
 def main(argv: Optional[List[str]] = None) -> int:
@@ -167,6 +167,22 @@ def plain(value: Any) -> Any:
         return repr(value)
 
 
+def frames(text: str, message: str) -> str:
+    """A traceback without its end where that is the message, which is printed next.
+
+    >>> frames("Traceback:\\n  File ...\\napp.Bad: no\\n", "Bad: no")
+    'Traceback:\\n  File ...\\n'
+    >>> frames("Traceback:\\n  File ...\\nTypeError: cannot\\n", "the result cannot be sent")
+    'Traceback:\\n  File ...\\nTypeError: cannot\\n'
+    """
+    text = text.rstrip("\n")
+    if text.endswith(message):
+        above, newline, module = text[: -len(message)].rpartition("\n")
+        if newline and re.match(r"^([^\W\d]\w*\.)*$", module):
+            return above + "\n"
+    return text + "\n"
+
+
 def complain(exc: Exception, as_json: bool) -> int:
     """Print an error for people, and for programs with --json; gives the exit code."""
     message, hint, code, status = str(exc), "", "failed", 1
@@ -176,8 +192,10 @@ def complain(exc: Exception, as_json: bool) -> int:
         message = "%s: %s" % (type(exc).__name__, exc) if str(exc) else type(exc).__name__
     cause = exc.__cause__
     if isinstance(cause, RemoteTraceback):
-        sys.stderr.write(cause.text if cause.text.endswith("\n") else cause.text + "\n")
-    sys.stderr.write("error: %s\n" % message)
+        sys.stderr.write(frames(cause.text, message))
+    # The last lines of a build were printed as they came.
+    shown = message.split("\n")[0] if isinstance(exc, BuildError) else message
+    sys.stderr.write("error: %s\n" % shown)
     if hint:
         sys.stderr.write("hint: %s\n" % hint)
     if as_json:

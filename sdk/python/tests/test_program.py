@@ -238,6 +238,19 @@ def test_beam_run_errors(program: Make, argv: "list[str]", status: int, error: s
     assert done.returncode == status and json.loads(done.stdout)["error"]["code"]
 
 
+def test_beam_run_tells_each_thing_once(program: Make, node: FakeNode) -> None:
+    code = "from beam import Image, function\nclass Bad(Exception): pass\n@function()\ndef fail(): raise Bad('no')\n"
+    code += "@function(image=Image(python_packages=['x']))\ndef build(): pass\n"
+    made = program({"app.py": code})
+    done = made.run("-m", "beam.run", "app.py:fail")
+    assert done.stderr.count("Traceback") == 1 and done.stderr.count("Bad: no") == 1, done.stderr
+    assert done.stderr.endswith("\nerror: Bad: no\n")
+    node.build = [{"msg": "no x here"}, {"msg": "step 1: exit code 1\n  no x here\nhint: mend it\n", "done": True}]
+    node.build_error = Refusal("failed_precondition", "build_failed", "step 1: exit code 1\n  no x here", "mend it")
+    done = made.run("-m", "beam.run", "app.py:build")
+    assert done.stderr.endswith("no x here\nerror: step 1: exit code 1\nhint: mend it\n") and done.stderr.count("no x") == 1
+
+
 def test_beam_run_exit_codes(program: Make, node: FakeNode) -> None:
     made = program({"app.py": APP})
     node.refuse["gateway.GatewayService/GetOrCreateStub"] = Refusal("resource_exhausted", "no_capacity", "no room", "add a node")

@@ -293,5 +293,22 @@ def test_failed_build_shows_its_last_lines(node: FakeNode) -> None:
     with pytest.raises(beam.BuildError, match="no matching distribution for nosuch") as caught:
         beam.Image(python_packages=["nosuch"]).build()
     assert caught.value.code == "build_failed" and "Step 1/2" in str(caught.value)
+
+
+def test_failed_build_tells_each_thing_once(node: FakeNode, capsys: pytest.CaptureFixture[str]) -> None:
+    message = "image step 1 of 1: pip install nosuch: exit code 1\n  ERROR: no matching distribution for nosuch"
+    node.build = BUILD + [{"msg": message + "\nhint: check the names\n", "done": True}]
+    node.build_error = Refusal("failed_precondition", "build_failed", message, "check the names")
+    with pytest.raises(beam.BuildError) as caught:
+        beam.Image(python_packages=["nosuch"]).build()
+    assert str(caught.value) == message + "\nhint: check the names"
+    assert capsys.readouterr().err.count("no matching distribution") == 1
+    node.build, node.build_error = BUILD[:1], Refusal("invalid_argument", "invalid_argument", "no such Python", "write python3.11")
+    with pytest.raises(beam.InvalidError, match="no such Python"):
+        beam.Image(python_version="python3.99").build()
+
+
+def test_unknown_image(node: FakeNode) -> None:
+    node.build = BUILD
     with pytest.raises(beam.InvalidError, match="no image nope"):
         beam.Image.from_id("nope").build()

@@ -440,3 +440,10 @@ def test_env(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_gpu_names_are_open() -> None:
     assert _types.gpu_names("SomethingNew-96") == "SomethingNew-96"
     assert str(beam.GpuType.A100_40) == "A100-40" and beam.GpuType.T4 == "T4"
+
+
+def test_phases_below_a_millisecond(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("BEAM_PHASES", "1")
+    phases = [{"name": "pull", "durationMs": "12", "detail": "1.0 MiB from 1 peer"}, {"name": "run"}]
+    _console.phases({"nodeName": "box1", "phases": phases})
+    assert capsys.readouterr().err == "=> Ran on box1 (new container): pull 12 ms (1.0 MiB from 1 peer), run <1 ms\n"

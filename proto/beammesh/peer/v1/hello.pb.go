@@ -138,6 +138,7 @@ type Greeting struct {
 	Payload        []byte                 `protobuf:"bytes,2,opt,name=payload,proto3" json:"payload,omitempty"` // the node's own part, at most 256 KiB
 	Members        []*PeerRecord          `protobuf:"bytes,3,rep,name=members,proto3" json:"members,omitempty"` // at most 256
 	Refusal        *Refusal               `protobuf:"bytes,4,opt,name=refusal,proto3" json:"refusal,omitempty"`
+	Left           []*Farewell            `protobuf:"bytes,5,rep,name=left,proto3" json:"left,omitempty"` // members that left, newest first, at most 256
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -200,6 +201,113 @@ func (x *Greeting) GetRefusal() *Refusal {
 	return nil
 }
 
+func (x *Greeting) GetLeft() []*Farewell {
+	if x != nil {
+		return x.Left
+	}
+	return nil
+}
+
+// A member says that it leaves for good, to every member it is connected to, on
+// a stream of left/1. They pass it on in their Greetings.
+type Farewell struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`                                             // who leaves
+	AtUnixSeconds int64                  `protobuf:"varint,2,opt,name=at_unix_seconds,json=atUnixSeconds,proto3" json:"at_unix_seconds,omitempty"` // by its own clock
+	// by key, over "beammesh left 1", NUL, the mesh's id, NUL, and the time as 8
+	// bytes, big endian
+	Signature     []byte `protobuf:"bytes,3,opt,name=signature,proto3" json:"signature,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Farewell) Reset() {
+	*x = Farewell{}
+	mi := &file_beammesh_peer_v1_hello_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Farewell) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Farewell) ProtoMessage() {}
+
+func (x *Farewell) ProtoReflect() protoreflect.Message {
+	mi := &file_beammesh_peer_v1_hello_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Farewell.ProtoReflect.Descriptor instead.
+func (*Farewell) Descriptor() ([]byte, []int) {
+	return file_beammesh_peer_v1_hello_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Farewell) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *Farewell) GetAtUnixSeconds() int64 {
+	if x != nil {
+		return x.AtUnixSeconds
+	}
+	return 0
+}
+
+func (x *Farewell) GetSignature() []byte {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
+type FarewellReceipt struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FarewellReceipt) Reset() {
+	*x = FarewellReceipt{}
+	mi := &file_beammesh_peer_v1_hello_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FarewellReceipt) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FarewellReceipt) ProtoMessage() {}
+
+func (x *FarewellReceipt) ProtoReflect() protoreflect.Message {
+	mi := &file_beammesh_peer_v1_hello_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FarewellReceipt.ProtoReflect.Descriptor instead.
+func (*FarewellReceipt) Descriptor() ([]byte, []int) {
+	return file_beammesh_peer_v1_hello_proto_rawDescGZIP(), []int{3}
+}
+
 // Proof that a member still offers a directory key, asked when the directory named it.
 type KeyRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -210,7 +318,7 @@ type KeyRequest struct {
 
 func (x *KeyRequest) Reset() {
 	*x = KeyRequest{}
-	mi := &file_beammesh_peer_v1_hello_proto_msgTypes[2]
+	mi := &file_beammesh_peer_v1_hello_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -222,7 +330,7 @@ func (x *KeyRequest) String() string {
 func (*KeyRequest) ProtoMessage() {}
 
 func (x *KeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_beammesh_peer_v1_hello_proto_msgTypes[2]
+	mi := &file_beammesh_peer_v1_hello_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -235,7 +343,7 @@ func (x *KeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyRequest.ProtoReflect.Descriptor instead.
 func (*KeyRequest) Descriptor() ([]byte, []int) {
-	return file_beammesh_peer_v1_hello_proto_rawDescGZIP(), []int{2}
+	return file_beammesh_peer_v1_hello_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *KeyRequest) GetKey() string {
@@ -254,7 +362,7 @@ type KeyResponse struct {
 
 func (x *KeyResponse) Reset() {
 	*x = KeyResponse{}
-	mi := &file_beammesh_peer_v1_hello_proto_msgTypes[3]
+	mi := &file_beammesh_peer_v1_hello_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -266,7 +374,7 @@ func (x *KeyResponse) String() string {
 func (*KeyResponse) ProtoMessage() {}
 
 func (x *KeyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_beammesh_peer_v1_hello_proto_msgTypes[3]
+	mi := &file_beammesh_peer_v1_hello_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -279,7 +387,7 @@ func (x *KeyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyResponse.ProtoReflect.Descriptor instead.
 func (*KeyResponse) Descriptor() ([]byte, []int) {
-	return file_beammesh_peer_v1_hello_proto_rawDescGZIP(), []int{3}
+	return file_beammesh_peer_v1_hello_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *KeyResponse) GetProvided() bool {
@@ -303,12 +411,18 @@ const file_beammesh_peer_v1_hello_proto_rawDesc = "" +
 	"\bfeatures\x18\x06 \x03(\tR\bfeatures\x12(\n" +
 	"\x10clock_unix_nanos\x18\a \x01(\x03R\x0eclockUnixNanos\x12\x14\n" +
 	"\x05addrs\x18\b \x03(\fR\x05addrs\x123\n" +
-	"\arefusal\x18\t \x01(\v2\x19.beammesh.peer.v1.RefusalR\arefusal\"\xbb\x01\n" +
+	"\arefusal\x18\t \x01(\v2\x19.beammesh.peer.v1.RefusalR\arefusal\"\xeb\x01\n" +
 	"\bGreeting\x12(\n" +
 	"\x10clock_unix_nanos\x18\x01 \x01(\x03R\x0eclockUnixNanos\x12\x18\n" +
 	"\apayload\x18\x02 \x01(\fR\apayload\x126\n" +
 	"\amembers\x18\x03 \x03(\v2\x1c.beammesh.peer.v1.PeerRecordR\amembers\x123\n" +
-	"\arefusal\x18\x04 \x01(\v2\x19.beammesh.peer.v1.RefusalR\arefusal\"\x1e\n" +
+	"\arefusal\x18\x04 \x01(\v2\x19.beammesh.peer.v1.RefusalR\arefusal\x12.\n" +
+	"\x04left\x18\x05 \x03(\v2\x1a.beammesh.peer.v1.FarewellR\x04left\"b\n" +
+	"\bFarewell\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\fR\x03key\x12&\n" +
+	"\x0fat_unix_seconds\x18\x02 \x01(\x03R\ratUnixSeconds\x12\x1c\n" +
+	"\tsignature\x18\x03 \x01(\fR\tsignature\"\x11\n" +
+	"\x0fFarewellReceipt\"\x1e\n" +
 	"\n" +
 	"KeyRequest\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\")\n" +
@@ -327,26 +441,29 @@ func file_beammesh_peer_v1_hello_proto_rawDescGZIP() []byte {
 	return file_beammesh_peer_v1_hello_proto_rawDescData
 }
 
-var file_beammesh_peer_v1_hello_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_beammesh_peer_v1_hello_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_beammesh_peer_v1_hello_proto_goTypes = []any{
-	(*Hello)(nil),       // 0: beammesh.peer.v1.Hello
-	(*Greeting)(nil),    // 1: beammesh.peer.v1.Greeting
-	(*KeyRequest)(nil),  // 2: beammesh.peer.v1.KeyRequest
-	(*KeyResponse)(nil), // 3: beammesh.peer.v1.KeyResponse
-	(*Chain)(nil),       // 4: beammesh.peer.v1.Chain
-	(*Refusal)(nil),     // 5: beammesh.peer.v1.Refusal
-	(*PeerRecord)(nil),  // 6: beammesh.peer.v1.PeerRecord
+	(*Hello)(nil),           // 0: beammesh.peer.v1.Hello
+	(*Greeting)(nil),        // 1: beammesh.peer.v1.Greeting
+	(*Farewell)(nil),        // 2: beammesh.peer.v1.Farewell
+	(*FarewellReceipt)(nil), // 3: beammesh.peer.v1.FarewellReceipt
+	(*KeyRequest)(nil),      // 4: beammesh.peer.v1.KeyRequest
+	(*KeyResponse)(nil),     // 5: beammesh.peer.v1.KeyResponse
+	(*Chain)(nil),           // 6: beammesh.peer.v1.Chain
+	(*Refusal)(nil),         // 7: beammesh.peer.v1.Refusal
+	(*PeerRecord)(nil),      // 8: beammesh.peer.v1.PeerRecord
 }
 var file_beammesh_peer_v1_hello_proto_depIdxs = []int32{
-	4, // 0: beammesh.peer.v1.Hello.chain:type_name -> beammesh.peer.v1.Chain
-	5, // 1: beammesh.peer.v1.Hello.refusal:type_name -> beammesh.peer.v1.Refusal
-	6, // 2: beammesh.peer.v1.Greeting.members:type_name -> beammesh.peer.v1.PeerRecord
-	5, // 3: beammesh.peer.v1.Greeting.refusal:type_name -> beammesh.peer.v1.Refusal
-	4, // [4:4] is the sub-list for method output_type
-	4, // [4:4] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	6, // 0: beammesh.peer.v1.Hello.chain:type_name -> beammesh.peer.v1.Chain
+	7, // 1: beammesh.peer.v1.Hello.refusal:type_name -> beammesh.peer.v1.Refusal
+	8, // 2: beammesh.peer.v1.Greeting.members:type_name -> beammesh.peer.v1.PeerRecord
+	7, // 3: beammesh.peer.v1.Greeting.refusal:type_name -> beammesh.peer.v1.Refusal
+	2, // 4: beammesh.peer.v1.Greeting.left:type_name -> beammesh.peer.v1.Farewell
+	5, // [5:5] is the sub-list for method output_type
+	5, // [5:5] is the sub-list for method input_type
+	5, // [5:5] is the sub-list for extension type_name
+	5, // [5:5] is the sub-list for extension extendee
+	0, // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_beammesh_peer_v1_hello_proto_init() }
@@ -361,7 +478,7 @@ func file_beammesh_peer_v1_hello_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_beammesh_peer_v1_hello_proto_rawDesc), len(file_beammesh_peer_v1_hello_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   4,
+			NumMessages:   6,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -157,6 +157,85 @@ func (x *Device) GetSimulated() bool {
 	return false
 }
 
+// DeviceRun is devices that are alike but for their free share, in order. It
+// stands for Device where a gossiped advert must be small: the ids are left out,
+// they only mean something on their own node.
+type DeviceRun struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Class         string                 `protobuf:"bytes,1,opt,name=class,proto3" json:"class,omitempty"`
+	MemoryMib     int64                  `protobuf:"varint,2,opt,name=memory_mib,json=memoryMib,proto3" json:"memory_mib,omitempty"`
+	Simulated     bool                   `protobuf:"varint,3,opt,name=simulated,proto3" json:"simulated,omitempty"`
+	Count         uint32                 `protobuf:"varint,4,opt,name=count,proto3" json:"count,omitempty"`
+	FreeMilli     []int64                `protobuf:"varint,5,rep,packed,name=free_milli,json=freeMilli,proto3" json:"free_milli,omitempty"` // one for each, or one for all
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeviceRun) Reset() {
+	*x = DeviceRun{}
+	mi := &file_beammesh_peer_v1_market_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeviceRun) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeviceRun) ProtoMessage() {}
+
+func (x *DeviceRun) ProtoReflect() protoreflect.Message {
+	mi := &file_beammesh_peer_v1_market_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeviceRun.ProtoReflect.Descriptor instead.
+func (*DeviceRun) Descriptor() ([]byte, []int) {
+	return file_beammesh_peer_v1_market_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *DeviceRun) GetClass() string {
+	if x != nil {
+		return x.Class
+	}
+	return ""
+}
+
+func (x *DeviceRun) GetMemoryMib() int64 {
+	if x != nil {
+		return x.MemoryMib
+	}
+	return 0
+}
+
+func (x *DeviceRun) GetSimulated() bool {
+	if x != nil {
+		return x.Simulated
+	}
+	return false
+}
+
+func (x *DeviceRun) GetCount() uint32 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *DeviceRun) GetFreeMilli() []int64 {
+	if x != nil {
+		return x.FreeMilli
+	}
+	return nil
+}
+
 type Capacity struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	Total          *Amounts               `protobuf:"bytes,1,opt,name=total,proto3" json:"total,omitempty"`
@@ -171,13 +250,17 @@ type Capacity struct {
 	Features       []string               `protobuf:"bytes,10,rep,name=features,proto3" json:"features,omitempty"`
 	Draining       bool                   `protobuf:"varint,11,opt,name=draining,proto3" json:"draining,omitempty"`
 	BandwidthKibps int64                  `protobuf:"varint,12,opt,name=bandwidth_kibps,json=bandwidthKibps,proto3" json:"bandwidth_kibps,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	DeviceRuns     []*DeviceRun           `protobuf:"bytes,13,rep,name=device_runs,json=deviceRuns,proto3" json:"device_runs,omitempty"` // in place of devices
+	// Where the devices of device_runs, taken in turn, stand in the node's list;
+	// empty = in that order.
+	DevicePlaces  []byte `protobuf:"bytes,14,opt,name=device_places,json=devicePlaces,proto3" json:"device_places,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Capacity) Reset() {
 	*x = Capacity{}
-	mi := &file_beammesh_peer_v1_market_proto_msgTypes[2]
+	mi := &file_beammesh_peer_v1_market_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -189,7 +272,7 @@ func (x *Capacity) String() string {
 func (*Capacity) ProtoMessage() {}
 
 func (x *Capacity) ProtoReflect() protoreflect.Message {
-	mi := &file_beammesh_peer_v1_market_proto_msgTypes[2]
+	mi := &file_beammesh_peer_v1_market_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -202,7 +285,7 @@ func (x *Capacity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Capacity.ProtoReflect.Descriptor instead.
 func (*Capacity) Descriptor() ([]byte, []int) {
-	return file_beammesh_peer_v1_market_proto_rawDescGZIP(), []int{2}
+	return file_beammesh_peer_v1_market_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Capacity) GetTotal() *Amounts {
@@ -289,6 +372,20 @@ func (x *Capacity) GetBandwidthKibps() int64 {
 	return 0
 }
 
+func (x *Capacity) GetDeviceRuns() []*DeviceRun {
+	if x != nil {
+		return x.DeviceRuns
+	}
+	return nil
+}
+
+func (x *Capacity) GetDevicePlaces() []byte {
+	if x != nil {
+		return x.DevicePlaces
+	}
+	return nil
+}
+
 type Advert struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
@@ -302,7 +399,7 @@ type Advert struct {
 
 func (x *Advert) Reset() {
 	*x = Advert{}
-	mi := &file_beammesh_peer_v1_market_proto_msgTypes[3]
+	mi := &file_beammesh_peer_v1_market_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -314,7 +411,7 @@ func (x *Advert) String() string {
 func (*Advert) ProtoMessage() {}
 
 func (x *Advert) ProtoReflect() protoreflect.Message {
-	mi := &file_beammesh_peer_v1_market_proto_msgTypes[3]
+	mi := &file_beammesh_peer_v1_market_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -327,7 +424,7 @@ func (x *Advert) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Advert.ProtoReflect.Descriptor instead.
 func (*Advert) Descriptor() ([]byte, []int) {
-	return file_beammesh_peer_v1_market_proto_rawDescGZIP(), []int{3}
+	return file_beammesh_peer_v1_market_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Advert) GetNode() string {
@@ -376,7 +473,7 @@ type SignedAdvert struct {
 
 func (x *SignedAdvert) Reset() {
 	*x = SignedAdvert{}
-	mi := &file_beammesh_peer_v1_market_proto_msgTypes[4]
+	mi := &file_beammesh_peer_v1_market_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -388,7 +485,7 @@ func (x *SignedAdvert) String() string {
 func (*SignedAdvert) ProtoMessage() {}
 
 func (x *SignedAdvert) ProtoReflect() protoreflect.Message {
-	mi := &file_beammesh_peer_v1_market_proto_msgTypes[4]
+	mi := &file_beammesh_peer_v1_market_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -401,7 +498,7 @@ func (x *SignedAdvert) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignedAdvert.ProtoReflect.Descriptor instead.
 func (*SignedAdvert) Descriptor() ([]byte, []int) {
-	return file_beammesh_peer_v1_market_proto_rawDescGZIP(), []int{4}
+	return file_beammesh_peer_v1_market_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *SignedAdvert) GetAdvert() []byte {
@@ -420,16 +517,17 @@ func (x *SignedAdvert) GetSignature() []byte {
 
 // View is the payload of hello: all adverts that this node knows.
 type View struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Adverts       []*SignedAdvert        `protobuf:"bytes,1,rep,name=adverts,proto3" json:"adverts,omitempty"`
-	Revocations   []string               `protobuf:"bytes,2,rep,name=revocations,proto3" json:"revocations,omitempty"` // of tokens, signed by their issuers
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state             protoimpl.MessageState `protogen:"open.v1"`
+	Adverts           []*SignedAdvert        `protobuf:"bytes,1,rep,name=adverts,proto3" json:"adverts,omitempty"`
+	Revocations       []string               `protobuf:"bytes,2,rep,name=revocations,proto3" json:"revocations,omitempty"`                                      // of tokens, signed by their issuers; not all when there are many
+	RevocationsDigest string                 `protobuf:"bytes,3,opt,name=revocations_digest,json=revocationsDigest,proto3" json:"revocations_digest,omitempty"` // over all that this node knows; one that differs asks on "revoked/1"
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *View) Reset() {
 	*x = View{}
-	mi := &file_beammesh_peer_v1_market_proto_msgTypes[5]
+	mi := &file_beammesh_peer_v1_market_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -441,7 +539,7 @@ func (x *View) String() string {
 func (*View) ProtoMessage() {}
 
 func (x *View) ProtoReflect() protoreflect.Message {
-	mi := &file_beammesh_peer_v1_market_proto_msgTypes[5]
+	mi := &file_beammesh_peer_v1_market_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -454,7 +552,7 @@ func (x *View) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use View.ProtoReflect.Descriptor instead.
 func (*View) Descriptor() ([]byte, []int) {
-	return file_beammesh_peer_v1_market_proto_rawDescGZIP(), []int{5}
+	return file_beammesh_peer_v1_market_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *View) GetAdverts() []*SignedAdvert {
@@ -471,6 +569,103 @@ func (x *View) GetRevocations() []string {
 	return nil
 }
 
+func (x *View) GetRevocationsDigest() string {
+	if x != nil {
+		return x.RevocationsDigest
+	}
+	return ""
+}
+
+// RevocationsWanted asks on "revoked/1" for what the sender does not have; the
+// answer is Revocations, as many as it takes, then the end of the stream.
+type RevocationsWanted struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Have          []byte                 `protobuf:"bytes,1,opt,name=have,proto3" json:"have,omitempty"` // 8 bytes of each id's SHA-256; at most 10,000
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevocationsWanted) Reset() {
+	*x = RevocationsWanted{}
+	mi := &file_beammesh_peer_v1_market_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevocationsWanted) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevocationsWanted) ProtoMessage() {}
+
+func (x *RevocationsWanted) ProtoReflect() protoreflect.Message {
+	mi := &file_beammesh_peer_v1_market_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevocationsWanted.ProtoReflect.Descriptor instead.
+func (*RevocationsWanted) Descriptor() ([]byte, []int) {
+	return file_beammesh_peer_v1_market_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *RevocationsWanted) GetHave() []byte {
+	if x != nil {
+		return x.Have
+	}
+	return nil
+}
+
+type Revocations struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Revocations   []string               `protobuf:"bytes,1,rep,name=revocations,proto3" json:"revocations,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Revocations) Reset() {
+	*x = Revocations{}
+	mi := &file_beammesh_peer_v1_market_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Revocations) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Revocations) ProtoMessage() {}
+
+func (x *Revocations) ProtoReflect() protoreflect.Message {
+	mi := &file_beammesh_peer_v1_market_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Revocations.ProtoReflect.Descriptor instead.
+func (*Revocations) Descriptor() ([]byte, []int) {
+	return file_beammesh_peer_v1_market_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Revocations) GetRevocations() []string {
+	if x != nil {
+		return x.Revocations
+	}
+	return nil
+}
+
 type GPUWant struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Class         string                 `protobuf:"bytes,1,opt,name=class,proto3" json:"class,omitempty"`
@@ -481,7 +676,7 @@ type GPUWant struct {
 
 func (x *GPUWant) Reset() {
 	*x = GPUWant{}
-	mi := &file_beammesh_peer_v1_market_proto_msgTypes[6]
+	mi := &file_beammesh_peer_v1_market_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -493,7 +688,7 @@ func (x *GPUWant) String() string {
 func (*GPUWant) ProtoMessage() {}
 
 func (x *GPUWant) ProtoReflect() protoreflect.Message {
-	mi := &file_beammesh_peer_v1_market_proto_msgTypes[6]
+	mi := &file_beammesh_peer_v1_market_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -506,7 +701,7 @@ func (x *GPUWant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GPUWant.ProtoReflect.Descriptor instead.
 func (*GPUWant) Descriptor() ([]byte, []int) {
-	return file_beammesh_peer_v1_market_proto_rawDescGZIP(), []int{6}
+	return file_beammesh_peer_v1_market_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *GPUWant) GetClass() string {
@@ -533,7 +728,7 @@ type ContentRoot struct {
 
 func (x *ContentRoot) Reset() {
 	*x = ContentRoot{}
-	mi := &file_beammesh_peer_v1_market_proto_msgTypes[7]
+	mi := &file_beammesh_peer_v1_market_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -545,7 +740,7 @@ func (x *ContentRoot) String() string {
 func (*ContentRoot) ProtoMessage() {}
 
 func (x *ContentRoot) ProtoReflect() protoreflect.Message {
-	mi := &file_beammesh_peer_v1_market_proto_msgTypes[7]
+	mi := &file_beammesh_peer_v1_market_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -558,7 +753,7 @@ func (x *ContentRoot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContentRoot.ProtoReflect.Descriptor instead.
 func (*ContentRoot) Descriptor() ([]byte, []int) {
-	return file_beammesh_peer_v1_market_proto_rawDescGZIP(), []int{7}
+	return file_beammesh_peer_v1_market_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ContentRoot) GetName() string {
@@ -594,7 +789,7 @@ type Demand struct {
 
 func (x *Demand) Reset() {
 	*x = Demand{}
-	mi := &file_beammesh_peer_v1_market_proto_msgTypes[8]
+	mi := &file_beammesh_peer_v1_market_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -606,7 +801,7 @@ func (x *Demand) String() string {
 func (*Demand) ProtoMessage() {}
 
 func (x *Demand) ProtoReflect() protoreflect.Message {
-	mi := &file_beammesh_peer_v1_market_proto_msgTypes[8]
+	mi := &file_beammesh_peer_v1_market_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -619,7 +814,7 @@ func (x *Demand) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Demand.ProtoReflect.Descriptor instead.
 func (*Demand) Descriptor() ([]byte, []int) {
-	return file_beammesh_peer_v1_market_proto_rawDescGZIP(), []int{8}
+	return file_beammesh_peer_v1_market_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Demand) GetAmounts() *Amounts {
@@ -699,6 +894,103 @@ func (x *Demand) GetWorkspace() string {
 	return ""
 }
 
+// Gossip topic "mix": what the author's owner placed since its last report.
+type MixReport struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Shapes        []*MixShape            `protobuf:"bytes,1,rep,name=shapes,proto3" json:"shapes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MixReport) Reset() {
+	*x = MixReport{}
+	mi := &file_beammesh_peer_v1_market_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MixReport) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MixReport) ProtoMessage() {}
+
+func (x *MixReport) ProtoReflect() protoreflect.Message {
+	mi := &file_beammesh_peer_v1_market_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MixReport.ProtoReflect.Descriptor instead.
+func (*MixReport) Descriptor() ([]byte, []int) {
+	return file_beammesh_peer_v1_market_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *MixReport) GetShapes() []*MixShape {
+	if x != nil {
+		return x.Shapes
+	}
+	return nil
+}
+
+type MixShape struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Demand        *Demand                `protobuf:"bytes,1,opt,name=demand,proto3" json:"demand,omitempty"`  // cores, memory and GPUs only
+	Weight        int64                  `protobuf:"varint,2,opt,name=weight,proto3" json:"weight,omitempty"` // how often
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MixShape) Reset() {
+	*x = MixShape{}
+	mi := &file_beammesh_peer_v1_market_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MixShape) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MixShape) ProtoMessage() {}
+
+func (x *MixShape) ProtoReflect() protoreflect.Message {
+	mi := &file_beammesh_peer_v1_market_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MixShape.ProtoReflect.Descriptor instead.
+func (*MixShape) Descriptor() ([]byte, []int) {
+	return file_beammesh_peer_v1_market_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *MixShape) GetDemand() *Demand {
+	if x != nil {
+		return x.Demand
+	}
+	return nil
+}
+
+func (x *MixShape) GetWeight() int64 {
+	if x != nil {
+		return x.Weight
+	}
+	return 0
+}
+
 type Owner struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Peer          string                 `protobuf:"bytes,1,opt,name=peer,proto3" json:"peer,omitempty"`
@@ -709,7 +1001,7 @@ type Owner struct {
 
 func (x *Owner) Reset() {
 	*x = Owner{}
-	mi := &file_beammesh_peer_v1_market_proto_msgTypes[9]
+	mi := &file_beammesh_peer_v1_market_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -721,7 +1013,7 @@ func (x *Owner) String() string {
 func (*Owner) ProtoMessage() {}
 
 func (x *Owner) ProtoReflect() protoreflect.Message {
-	mi := &file_beammesh_peer_v1_market_proto_msgTypes[9]
+	mi := &file_beammesh_peer_v1_market_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -734,7 +1026,7 @@ func (x *Owner) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Owner.ProtoReflect.Descriptor instead.
 func (*Owner) Descriptor() ([]byte, []int) {
-	return file_beammesh_peer_v1_market_proto_rawDescGZIP(), []int{9}
+	return file_beammesh_peer_v1_market_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Owner) GetPeer() string {
@@ -761,7 +1053,7 @@ type Fence struct {
 
 func (x *Fence) Reset() {
 	*x = Fence{}
-	mi := &file_beammesh_peer_v1_market_proto_msgTypes[10]
+	mi := &file_beammesh_peer_v1_market_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -773,7 +1065,7 @@ func (x *Fence) String() string {
 func (*Fence) ProtoMessage() {}
 
 func (x *Fence) ProtoReflect() protoreflect.Message {
-	mi := &file_beammesh_peer_v1_market_proto_msgTypes[10]
+	mi := &file_beammesh_peer_v1_market_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -786,7 +1078,7 @@ func (x *Fence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fence.ProtoReflect.Descriptor instead.
 func (*Fence) Descriptor() ([]byte, []int) {
-	return file_beammesh_peer_v1_market_proto_rawDescGZIP(), []int{10}
+	return file_beammesh_peer_v1_market_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Fence) GetEpoch() uint64 {
@@ -814,7 +1106,7 @@ type NodeRefusal struct {
 
 func (x *NodeRefusal) Reset() {
 	*x = NodeRefusal{}
-	mi := &file_beammesh_peer_v1_market_proto_msgTypes[11]
+	mi := &file_beammesh_peer_v1_market_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -826,7 +1118,7 @@ func (x *NodeRefusal) String() string {
 func (*NodeRefusal) ProtoMessage() {}
 
 func (x *NodeRefusal) ProtoReflect() protoreflect.Message {
-	mi := &file_beammesh_peer_v1_market_proto_msgTypes[11]
+	mi := &file_beammesh_peer_v1_market_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -839,7 +1131,7 @@ func (x *NodeRefusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeRefusal.ProtoReflect.Descriptor instead.
 func (*NodeRefusal) Descriptor() ([]byte, []int) {
-	return file_beammesh_peer_v1_market_proto_rawDescGZIP(), []int{11}
+	return file_beammesh_peer_v1_market_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *NodeRefusal) GetCode() string {
@@ -876,7 +1168,7 @@ type Grant struct {
 
 func (x *Grant) Reset() {
 	*x = Grant{}
-	mi := &file_beammesh_peer_v1_market_proto_msgTypes[12]
+	mi := &file_beammesh_peer_v1_market_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -888,7 +1180,7 @@ func (x *Grant) String() string {
 func (*Grant) ProtoMessage() {}
 
 func (x *Grant) ProtoReflect() protoreflect.Message {
-	mi := &file_beammesh_peer_v1_market_proto_msgTypes[12]
+	mi := &file_beammesh_peer_v1_market_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -901,7 +1193,7 @@ func (x *Grant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Grant.ProtoReflect.Descriptor instead.
 func (*Grant) Descriptor() ([]byte, []int) {
-	return file_beammesh_peer_v1_market_proto_rawDescGZIP(), []int{12}
+	return file_beammesh_peer_v1_market_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Grant) GetDevices() []string {
@@ -952,7 +1244,7 @@ type Ask struct {
 
 func (x *Ask) Reset() {
 	*x = Ask{}
-	mi := &file_beammesh_peer_v1_market_proto_msgTypes[13]
+	mi := &file_beammesh_peer_v1_market_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -964,7 +1256,7 @@ func (x *Ask) String() string {
 func (*Ask) ProtoMessage() {}
 
 func (x *Ask) ProtoReflect() protoreflect.Message {
-	mi := &file_beammesh_peer_v1_market_proto_msgTypes[13]
+	mi := &file_beammesh_peer_v1_market_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -977,7 +1269,7 @@ func (x *Ask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ask.ProtoReflect.Descriptor instead.
 func (*Ask) Descriptor() ([]byte, []int) {
-	return file_beammesh_peer_v1_market_proto_rawDescGZIP(), []int{13}
+	return file_beammesh_peer_v1_market_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Ask) GetOwner() *Owner {
@@ -1029,7 +1321,7 @@ type AskReply struct {
 
 func (x *AskReply) Reset() {
 	*x = AskReply{}
-	mi := &file_beammesh_peer_v1_market_proto_msgTypes[14]
+	mi := &file_beammesh_peer_v1_market_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1041,7 +1333,7 @@ func (x *AskReply) String() string {
 func (*AskReply) ProtoMessage() {}
 
 func (x *AskReply) ProtoReflect() protoreflect.Message {
-	mi := &file_beammesh_peer_v1_market_proto_msgTypes[14]
+	mi := &file_beammesh_peer_v1_market_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1054,7 +1346,7 @@ func (x *AskReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AskReply.ProtoReflect.Descriptor instead.
 func (*AskReply) Descriptor() ([]byte, []int) {
-	return file_beammesh_peer_v1_market_proto_rawDescGZIP(), []int{14}
+	return file_beammesh_peer_v1_market_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *AskReply) GetOffer() string {
@@ -1118,7 +1410,7 @@ type Award struct {
 
 func (x *Award) Reset() {
 	*x = Award{}
-	mi := &file_beammesh_peer_v1_market_proto_msgTypes[15]
+	mi := &file_beammesh_peer_v1_market_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1130,7 +1422,7 @@ func (x *Award) String() string {
 func (*Award) ProtoMessage() {}
 
 func (x *Award) ProtoReflect() protoreflect.Message {
-	mi := &file_beammesh_peer_v1_market_proto_msgTypes[15]
+	mi := &file_beammesh_peer_v1_market_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1143,7 +1435,7 @@ func (x *Award) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Award.ProtoReflect.Descriptor instead.
 func (*Award) Descriptor() ([]byte, []int) {
-	return file_beammesh_peer_v1_market_proto_rawDescGZIP(), []int{15}
+	return file_beammesh_peer_v1_market_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Award) GetOwner() *Owner {
@@ -1237,7 +1529,7 @@ type AwardReply struct {
 
 func (x *AwardReply) Reset() {
 	*x = AwardReply{}
-	mi := &file_beammesh_peer_v1_market_proto_msgTypes[16]
+	mi := &file_beammesh_peer_v1_market_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1249,7 +1541,7 @@ func (x *AwardReply) String() string {
 func (*AwardReply) ProtoMessage() {}
 
 func (x *AwardReply) ProtoReflect() protoreflect.Message {
-	mi := &file_beammesh_peer_v1_market_proto_msgTypes[16]
+	mi := &file_beammesh_peer_v1_market_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1262,7 +1554,7 @@ func (x *AwardReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AwardReply.ProtoReflect.Descriptor instead.
 func (*AwardReply) Descriptor() ([]byte, []int) {
-	return file_beammesh_peer_v1_market_proto_rawDescGZIP(), []int{16}
+	return file_beammesh_peer_v1_market_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *AwardReply) GetOffer() string {
@@ -1321,7 +1613,7 @@ type Release struct {
 
 func (x *Release) Reset() {
 	*x = Release{}
-	mi := &file_beammesh_peer_v1_market_proto_msgTypes[17]
+	mi := &file_beammesh_peer_v1_market_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1333,7 +1625,7 @@ func (x *Release) String() string {
 func (*Release) ProtoMessage() {}
 
 func (x *Release) ProtoReflect() protoreflect.Message {
-	mi := &file_beammesh_peer_v1_market_proto_msgTypes[17]
+	mi := &file_beammesh_peer_v1_market_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1346,7 +1638,7 @@ func (x *Release) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Release.ProtoReflect.Descriptor instead.
 func (*Release) Descriptor() ([]byte, []int) {
-	return file_beammesh_peer_v1_market_proto_rawDescGZIP(), []int{17}
+	return file_beammesh_peer_v1_market_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Release) GetOwner() *Owner {
@@ -1400,7 +1692,7 @@ type ReleaseReply struct {
 
 func (x *ReleaseReply) Reset() {
 	*x = ReleaseReply{}
-	mi := &file_beammesh_peer_v1_market_proto_msgTypes[18]
+	mi := &file_beammesh_peer_v1_market_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1412,7 +1704,7 @@ func (x *ReleaseReply) String() string {
 func (*ReleaseReply) ProtoMessage() {}
 
 func (x *ReleaseReply) ProtoReflect() protoreflect.Message {
-	mi := &file_beammesh_peer_v1_market_proto_msgTypes[18]
+	mi := &file_beammesh_peer_v1_market_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1425,7 +1717,7 @@ func (x *ReleaseReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseReply.ProtoReflect.Descriptor instead.
 func (*ReleaseReply) Descriptor() ([]byte, []int) {
-	return file_beammesh_peer_v1_market_proto_rawDescGZIP(), []int{18}
+	return file_beammesh_peer_v1_market_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ReleaseReply) GetAdvert() *Advert {
@@ -1446,7 +1738,7 @@ type LeaseRef struct {
 
 func (x *LeaseRef) Reset() {
 	*x = LeaseRef{}
-	mi := &file_beammesh_peer_v1_market_proto_msgTypes[19]
+	mi := &file_beammesh_peer_v1_market_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1458,7 +1750,7 @@ func (x *LeaseRef) String() string {
 func (*LeaseRef) ProtoMessage() {}
 
 func (x *LeaseRef) ProtoReflect() protoreflect.Message {
-	mi := &file_beammesh_peer_v1_market_proto_msgTypes[19]
+	mi := &file_beammesh_peer_v1_market_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1471,7 +1763,7 @@ func (x *LeaseRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseRef.ProtoReflect.Descriptor instead.
 func (*LeaseRef) Descriptor() ([]byte, []int) {
-	return file_beammesh_peer_v1_market_proto_rawDescGZIP(), []int{19}
+	return file_beammesh_peer_v1_market_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *LeaseRef) GetOffer() string {
@@ -1505,7 +1797,7 @@ type LeaseRenew struct {
 
 func (x *LeaseRenew) Reset() {
 	*x = LeaseRenew{}
-	mi := &file_beammesh_peer_v1_market_proto_msgTypes[20]
+	mi := &file_beammesh_peer_v1_market_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1517,7 +1809,7 @@ func (x *LeaseRenew) String() string {
 func (*LeaseRenew) ProtoMessage() {}
 
 func (x *LeaseRenew) ProtoReflect() protoreflect.Message {
-	mi := &file_beammesh_peer_v1_market_proto_msgTypes[20]
+	mi := &file_beammesh_peer_v1_market_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1530,7 +1822,7 @@ func (x *LeaseRenew) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseRenew.ProtoReflect.Descriptor instead.
 func (*LeaseRenew) Descriptor() ([]byte, []int) {
-	return file_beammesh_peer_v1_market_proto_rawDescGZIP(), []int{20}
+	return file_beammesh_peer_v1_market_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *LeaseRenew) GetOwner() *Owner {
@@ -1557,7 +1849,7 @@ type RenewAck struct {
 
 func (x *RenewAck) Reset() {
 	*x = RenewAck{}
-	mi := &file_beammesh_peer_v1_market_proto_msgTypes[21]
+	mi := &file_beammesh_peer_v1_market_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1569,7 +1861,7 @@ func (x *RenewAck) String() string {
 func (*RenewAck) ProtoMessage() {}
 
 func (x *RenewAck) ProtoReflect() protoreflect.Message {
-	mi := &file_beammesh_peer_v1_market_proto_msgTypes[21]
+	mi := &file_beammesh_peer_v1_market_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1582,7 +1874,7 @@ func (x *RenewAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewAck.ProtoReflect.Descriptor instead.
 func (*RenewAck) Descriptor() ([]byte, []int) {
-	return file_beammesh_peer_v1_market_proto_rawDescGZIP(), []int{21}
+	return file_beammesh_peer_v1_market_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *RenewAck) GetOwner() *Owner {
@@ -1612,7 +1904,7 @@ type Ended struct {
 
 func (x *Ended) Reset() {
 	*x = Ended{}
-	mi := &file_beammesh_peer_v1_market_proto_msgTypes[22]
+	mi := &file_beammesh_peer_v1_market_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1624,7 +1916,7 @@ func (x *Ended) String() string {
 func (*Ended) ProtoMessage() {}
 
 func (x *Ended) ProtoReflect() protoreflect.Message {
-	mi := &file_beammesh_peer_v1_market_proto_msgTypes[22]
+	mi := &file_beammesh_peer_v1_market_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1637,7 +1929,7 @@ func (x *Ended) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ended.ProtoReflect.Descriptor instead.
 func (*Ended) Descriptor() ([]byte, []int) {
-	return file_beammesh_peer_v1_market_proto_rawDescGZIP(), []int{22}
+	return file_beammesh_peer_v1_market_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Ended) GetOwner() *Owner {
@@ -1685,7 +1977,7 @@ type EndedAck struct {
 
 func (x *EndedAck) Reset() {
 	*x = EndedAck{}
-	mi := &file_beammesh_peer_v1_market_proto_msgTypes[23]
+	mi := &file_beammesh_peer_v1_market_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1697,7 +1989,7 @@ func (x *EndedAck) String() string {
 func (*EndedAck) ProtoMessage() {}
 
 func (x *EndedAck) ProtoReflect() protoreflect.Message {
-	mi := &file_beammesh_peer_v1_market_proto_msgTypes[23]
+	mi := &file_beammesh_peer_v1_market_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1710,7 +2002,7 @@ func (x *EndedAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndedAck.ProtoReflect.Descriptor instead.
 func (*EndedAck) Descriptor() ([]byte, []int) {
-	return file_beammesh_peer_v1_market_proto_rawDescGZIP(), []int{23}
+	return file_beammesh_peer_v1_market_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *EndedAck) GetOwner() *Owner {
@@ -1741,7 +2033,7 @@ type OpenOffer struct {
 
 func (x *OpenOffer) Reset() {
 	*x = OpenOffer{}
-	mi := &file_beammesh_peer_v1_market_proto_msgTypes[24]
+	mi := &file_beammesh_peer_v1_market_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1753,7 +2045,7 @@ func (x *OpenOffer) String() string {
 func (*OpenOffer) ProtoMessage() {}
 
 func (x *OpenOffer) ProtoReflect() protoreflect.Message {
-	mi := &file_beammesh_peer_v1_market_proto_msgTypes[24]
+	mi := &file_beammesh_peer_v1_market_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1766,7 +2058,7 @@ func (x *OpenOffer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenOffer.ProtoReflect.Descriptor instead.
 func (*OpenOffer) Descriptor() ([]byte, []int) {
-	return file_beammesh_peer_v1_market_proto_rawDescGZIP(), []int{24}
+	return file_beammesh_peer_v1_market_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *OpenOffer) GetOwner() *Owner {
@@ -1824,7 +2116,7 @@ type Pull struct {
 
 func (x *Pull) Reset() {
 	*x = Pull{}
-	mi := &file_beammesh_peer_v1_market_proto_msgTypes[25]
+	mi := &file_beammesh_peer_v1_market_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1836,7 +2128,7 @@ func (x *Pull) String() string {
 func (*Pull) ProtoMessage() {}
 
 func (x *Pull) ProtoReflect() protoreflect.Message {
-	mi := &file_beammesh_peer_v1_market_proto_msgTypes[25]
+	mi := &file_beammesh_peer_v1_market_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1849,7 +2141,7 @@ func (x *Pull) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pull.ProtoReflect.Descriptor instead.
 func (*Pull) Descriptor() ([]byte, []int) {
-	return file_beammesh_peer_v1_market_proto_rawDescGZIP(), []int{25}
+	return file_beammesh_peer_v1_market_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Pull) GetOwner() *Owner {
@@ -1912,7 +2204,7 @@ type MarketMessage struct {
 
 func (x *MarketMessage) Reset() {
 	*x = MarketMessage{}
-	mi := &file_beammesh_peer_v1_market_proto_msgTypes[26]
+	mi := &file_beammesh_peer_v1_market_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1924,7 +2216,7 @@ func (x *MarketMessage) String() string {
 func (*MarketMessage) ProtoMessage() {}
 
 func (x *MarketMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_beammesh_peer_v1_market_proto_msgTypes[26]
+	mi := &file_beammesh_peer_v1_market_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1937,7 +2229,7 @@ func (x *MarketMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MarketMessage.ProtoReflect.Descriptor instead.
 func (*MarketMessage) Descriptor() ([]byte, []int) {
-	return file_beammesh_peer_v1_market_proto_rawDescGZIP(), []int{26}
+	return file_beammesh_peer_v1_market_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *MarketMessage) GetWhat() isMarketMessage_What {
@@ -2169,7 +2461,7 @@ type WantAdvert struct {
 
 func (x *WantAdvert) Reset() {
 	*x = WantAdvert{}
-	mi := &file_beammesh_peer_v1_market_proto_msgTypes[27]
+	mi := &file_beammesh_peer_v1_market_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2181,7 +2473,7 @@ func (x *WantAdvert) String() string {
 func (*WantAdvert) ProtoMessage() {}
 
 func (x *WantAdvert) ProtoReflect() protoreflect.Message {
-	mi := &file_beammesh_peer_v1_market_proto_msgTypes[27]
+	mi := &file_beammesh_peer_v1_market_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2194,7 +2486,7 @@ func (x *WantAdvert) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WantAdvert.ProtoReflect.Descriptor instead.
 func (*WantAdvert) Descriptor() ([]byte, []int) {
-	return file_beammesh_peer_v1_market_proto_rawDescGZIP(), []int{27}
+	return file_beammesh_peer_v1_market_proto_rawDescGZIP(), []int{32}
 }
 
 var File_beammesh_peer_v1_market_proto protoreflect.FileDescriptor
@@ -2215,7 +2507,15 @@ const file_beammesh_peer_v1_market_proto_rawDesc = "" +
 	"memory_mib\x18\x03 \x01(\x03R\tmemoryMib\x12\x1d\n" +
 	"\n" +
 	"free_milli\x18\x04 \x01(\x03R\tfreeMilli\x12\x1c\n" +
-	"\tsimulated\x18\x05 \x01(\bR\tsimulated\"\x9e\x03\n" +
+	"\tsimulated\x18\x05 \x01(\bR\tsimulated\"\x93\x01\n" +
+	"\tDeviceRun\x12\x14\n" +
+	"\x05class\x18\x01 \x01(\tR\x05class\x12\x1d\n" +
+	"\n" +
+	"memory_mib\x18\x02 \x01(\x03R\tmemoryMib\x12\x1c\n" +
+	"\tsimulated\x18\x03 \x01(\bR\tsimulated\x12\x14\n" +
+	"\x05count\x18\x04 \x01(\rR\x05count\x12\x1d\n" +
+	"\n" +
+	"free_milli\x18\x05 \x03(\x03R\tfreeMilli\"\x81\x04\n" +
 	"\bCapacity\x12/\n" +
 	"\x05total\x18\x01 \x01(\v2\x19.beammesh.peer.v1.AmountsR\x05total\x12-\n" +
 	"\x04free\x18\x02 \x01(\v2\x19.beammesh.peer.v1.AmountsR\x04free\x12$\n" +
@@ -2229,7 +2529,10 @@ const file_beammesh_peer_v1_market_proto_rawDesc = "" +
 	"\bfeatures\x18\n" +
 	" \x03(\tR\bfeatures\x12\x1a\n" +
 	"\bdraining\x18\v \x01(\bR\bdraining\x12'\n" +
-	"\x0fbandwidth_kibps\x18\f \x01(\x03R\x0ebandwidthKibps\"\x8e\x01\n" +
+	"\x0fbandwidth_kibps\x18\f \x01(\x03R\x0ebandwidthKibps\x12<\n" +
+	"\vdevice_runs\x18\r \x03(\v2\x1b.beammesh.peer.v1.DeviceRunR\n" +
+	"deviceRuns\x12#\n" +
+	"\rdevice_places\x18\x0e \x01(\fR\fdevicePlaces\"\x8e\x01\n" +
 	"\x06Advert\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
@@ -2238,10 +2541,15 @@ const file_beammesh_peer_v1_market_proto_rawDesc = "" +
 	"\bcapacity\x18\x05 \x01(\v2\x1a.beammesh.peer.v1.CapacityR\bcapacity\"D\n" +
 	"\fSignedAdvert\x12\x16\n" +
 	"\x06advert\x18\x01 \x01(\fR\x06advert\x12\x1c\n" +
-	"\tsignature\x18\x02 \x01(\fR\tsignature\"b\n" +
+	"\tsignature\x18\x02 \x01(\fR\tsignature\"\x91\x01\n" +
 	"\x04View\x128\n" +
 	"\aadverts\x18\x01 \x03(\v2\x1e.beammesh.peer.v1.SignedAdvertR\aadverts\x12 \n" +
-	"\vrevocations\x18\x02 \x03(\tR\vrevocations\"5\n" +
+	"\vrevocations\x18\x02 \x03(\tR\vrevocations\x12-\n" +
+	"\x12revocations_digest\x18\x03 \x01(\tR\x11revocationsDigest\"'\n" +
+	"\x11RevocationsWanted\x12\x12\n" +
+	"\x04have\x18\x01 \x01(\fR\x04have\"/\n" +
+	"\vRevocations\x12 \n" +
+	"\vrevocations\x18\x01 \x03(\tR\vrevocations\"5\n" +
 	"\aGPUWant\x12\x14\n" +
 	"\x05class\x18\x01 \x01(\tR\x05class\x12\x14\n" +
 	"\x05count\x18\x02 \x01(\x03R\x05count\"7\n" +
@@ -2261,7 +2569,12 @@ const file_beammesh_peer_v1_market_proto_rawDesc = "" +
 	"\bfeatures\x18\t \x03(\tR\bfeatures\x12\x1a\n" +
 	"\bpriority\x18\n" +
 	" \x01(\x03R\bpriority\x12\x1c\n" +
-	"\tworkspace\x18\v \x01(\tR\tworkspace\"1\n" +
+	"\tworkspace\x18\v \x01(\tR\tworkspace\"?\n" +
+	"\tMixReport\x122\n" +
+	"\x06shapes\x18\x01 \x03(\v2\x1a.beammesh.peer.v1.MixShapeR\x06shapes\"T\n" +
+	"\bMixShape\x120\n" +
+	"\x06demand\x18\x01 \x01(\v2\x18.beammesh.peer.v1.DemandR\x06demand\x12\x16\n" +
+	"\x06weight\x18\x02 \x01(\x03R\x06weight\"1\n" +
 	"\x05Owner\x12\x12\n" +
 	"\x04peer\x18\x01 \x01(\tR\x04peer\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\"7\n" +
@@ -2392,91 +2705,99 @@ func file_beammesh_peer_v1_market_proto_rawDescGZIP() []byte {
 	return file_beammesh_peer_v1_market_proto_rawDescData
 }
 
-var file_beammesh_peer_v1_market_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
+var file_beammesh_peer_v1_market_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_beammesh_peer_v1_market_proto_goTypes = []any{
-	(*Amounts)(nil),       // 0: beammesh.peer.v1.Amounts
-	(*Device)(nil),        // 1: beammesh.peer.v1.Device
-	(*Capacity)(nil),      // 2: beammesh.peer.v1.Capacity
-	(*Advert)(nil),        // 3: beammesh.peer.v1.Advert
-	(*SignedAdvert)(nil),  // 4: beammesh.peer.v1.SignedAdvert
-	(*View)(nil),          // 5: beammesh.peer.v1.View
-	(*GPUWant)(nil),       // 6: beammesh.peer.v1.GPUWant
-	(*ContentRoot)(nil),   // 7: beammesh.peer.v1.ContentRoot
-	(*Demand)(nil),        // 8: beammesh.peer.v1.Demand
-	(*Owner)(nil),         // 9: beammesh.peer.v1.Owner
-	(*Fence)(nil),         // 10: beammesh.peer.v1.Fence
-	(*NodeRefusal)(nil),   // 11: beammesh.peer.v1.NodeRefusal
-	(*Grant)(nil),         // 12: beammesh.peer.v1.Grant
-	(*Ask)(nil),           // 13: beammesh.peer.v1.Ask
-	(*AskReply)(nil),      // 14: beammesh.peer.v1.AskReply
-	(*Award)(nil),         // 15: beammesh.peer.v1.Award
-	(*AwardReply)(nil),    // 16: beammesh.peer.v1.AwardReply
-	(*Release)(nil),       // 17: beammesh.peer.v1.Release
-	(*ReleaseReply)(nil),  // 18: beammesh.peer.v1.ReleaseReply
-	(*LeaseRef)(nil),      // 19: beammesh.peer.v1.LeaseRef
-	(*LeaseRenew)(nil),    // 20: beammesh.peer.v1.LeaseRenew
-	(*RenewAck)(nil),      // 21: beammesh.peer.v1.RenewAck
-	(*Ended)(nil),         // 22: beammesh.peer.v1.Ended
-	(*EndedAck)(nil),      // 23: beammesh.peer.v1.EndedAck
-	(*OpenOffer)(nil),     // 24: beammesh.peer.v1.OpenOffer
-	(*Pull)(nil),          // 25: beammesh.peer.v1.Pull
-	(*MarketMessage)(nil), // 26: beammesh.peer.v1.MarketMessage
-	(*WantAdvert)(nil),    // 27: beammesh.peer.v1.WantAdvert
+	(*Amounts)(nil),           // 0: beammesh.peer.v1.Amounts
+	(*Device)(nil),            // 1: beammesh.peer.v1.Device
+	(*DeviceRun)(nil),         // 2: beammesh.peer.v1.DeviceRun
+	(*Capacity)(nil),          // 3: beammesh.peer.v1.Capacity
+	(*Advert)(nil),            // 4: beammesh.peer.v1.Advert
+	(*SignedAdvert)(nil),      // 5: beammesh.peer.v1.SignedAdvert
+	(*View)(nil),              // 6: beammesh.peer.v1.View
+	(*RevocationsWanted)(nil), // 7: beammesh.peer.v1.RevocationsWanted
+	(*Revocations)(nil),       // 8: beammesh.peer.v1.Revocations
+	(*GPUWant)(nil),           // 9: beammesh.peer.v1.GPUWant
+	(*ContentRoot)(nil),       // 10: beammesh.peer.v1.ContentRoot
+	(*Demand)(nil),            // 11: beammesh.peer.v1.Demand
+	(*MixReport)(nil),         // 12: beammesh.peer.v1.MixReport
+	(*MixShape)(nil),          // 13: beammesh.peer.v1.MixShape
+	(*Owner)(nil),             // 14: beammesh.peer.v1.Owner
+	(*Fence)(nil),             // 15: beammesh.peer.v1.Fence
+	(*NodeRefusal)(nil),       // 16: beammesh.peer.v1.NodeRefusal
+	(*Grant)(nil),             // 17: beammesh.peer.v1.Grant
+	(*Ask)(nil),               // 18: beammesh.peer.v1.Ask
+	(*AskReply)(nil),          // 19: beammesh.peer.v1.AskReply
+	(*Award)(nil),             // 20: beammesh.peer.v1.Award
+	(*AwardReply)(nil),        // 21: beammesh.peer.v1.AwardReply
+	(*Release)(nil),           // 22: beammesh.peer.v1.Release
+	(*ReleaseReply)(nil),      // 23: beammesh.peer.v1.ReleaseReply
+	(*LeaseRef)(nil),          // 24: beammesh.peer.v1.LeaseRef
+	(*LeaseRenew)(nil),        // 25: beammesh.peer.v1.LeaseRenew
+	(*RenewAck)(nil),          // 26: beammesh.peer.v1.RenewAck
+	(*Ended)(nil),             // 27: beammesh.peer.v1.Ended
+	(*EndedAck)(nil),          // 28: beammesh.peer.v1.EndedAck
+	(*OpenOffer)(nil),         // 29: beammesh.peer.v1.OpenOffer
+	(*Pull)(nil),              // 30: beammesh.peer.v1.Pull
+	(*MarketMessage)(nil),     // 31: beammesh.peer.v1.MarketMessage
+	(*WantAdvert)(nil),        // 32: beammesh.peer.v1.WantAdvert
 }
 var file_beammesh_peer_v1_market_proto_depIdxs = []int32{
 	0,  // 0: beammesh.peer.v1.Capacity.total:type_name -> beammesh.peer.v1.Amounts
 	0,  // 1: beammesh.peer.v1.Capacity.free:type_name -> beammesh.peer.v1.Amounts
 	1,  // 2: beammesh.peer.v1.Capacity.devices:type_name -> beammesh.peer.v1.Device
-	2,  // 3: beammesh.peer.v1.Advert.capacity:type_name -> beammesh.peer.v1.Capacity
-	4,  // 4: beammesh.peer.v1.View.adverts:type_name -> beammesh.peer.v1.SignedAdvert
-	0,  // 5: beammesh.peer.v1.Demand.amounts:type_name -> beammesh.peer.v1.Amounts
-	6,  // 6: beammesh.peer.v1.Demand.gpus:type_name -> beammesh.peer.v1.GPUWant
-	7,  // 7: beammesh.peer.v1.Demand.roots:type_name -> beammesh.peer.v1.ContentRoot
-	9,  // 8: beammesh.peer.v1.Ask.owner:type_name -> beammesh.peer.v1.Owner
-	8,  // 9: beammesh.peer.v1.Ask.demand:type_name -> beammesh.peer.v1.Demand
-	11, // 10: beammesh.peer.v1.AskReply.refusals:type_name -> beammesh.peer.v1.NodeRefusal
-	3,  // 11: beammesh.peer.v1.AskReply.advert:type_name -> beammesh.peer.v1.Advert
-	9,  // 12: beammesh.peer.v1.Award.owner:type_name -> beammesh.peer.v1.Owner
-	10, // 13: beammesh.peer.v1.Award.fence:type_name -> beammesh.peer.v1.Fence
-	8,  // 14: beammesh.peer.v1.Award.demand:type_name -> beammesh.peer.v1.Demand
-	12, // 15: beammesh.peer.v1.AwardReply.grant:type_name -> beammesh.peer.v1.Grant
-	11, // 16: beammesh.peer.v1.AwardReply.refusals:type_name -> beammesh.peer.v1.NodeRefusal
-	3,  // 17: beammesh.peer.v1.AwardReply.advert:type_name -> beammesh.peer.v1.Advert
-	9,  // 18: beammesh.peer.v1.Release.owner:type_name -> beammesh.peer.v1.Owner
-	10, // 19: beammesh.peer.v1.Release.fence:type_name -> beammesh.peer.v1.Fence
-	3,  // 20: beammesh.peer.v1.ReleaseReply.advert:type_name -> beammesh.peer.v1.Advert
-	10, // 21: beammesh.peer.v1.LeaseRef.fence:type_name -> beammesh.peer.v1.Fence
-	9,  // 22: beammesh.peer.v1.LeaseRenew.owner:type_name -> beammesh.peer.v1.Owner
-	19, // 23: beammesh.peer.v1.LeaseRenew.leases:type_name -> beammesh.peer.v1.LeaseRef
-	9,  // 24: beammesh.peer.v1.RenewAck.owner:type_name -> beammesh.peer.v1.Owner
-	19, // 25: beammesh.peer.v1.RenewAck.unknown:type_name -> beammesh.peer.v1.LeaseRef
-	9,  // 26: beammesh.peer.v1.Ended.owner:type_name -> beammesh.peer.v1.Owner
-	19, // 27: beammesh.peer.v1.Ended.lease:type_name -> beammesh.peer.v1.LeaseRef
-	3,  // 28: beammesh.peer.v1.Ended.advert:type_name -> beammesh.peer.v1.Advert
-	9,  // 29: beammesh.peer.v1.EndedAck.owner:type_name -> beammesh.peer.v1.Owner
-	9,  // 30: beammesh.peer.v1.OpenOffer.owner:type_name -> beammesh.peer.v1.Owner
-	8,  // 31: beammesh.peer.v1.OpenOffer.demand:type_name -> beammesh.peer.v1.Demand
-	9,  // 32: beammesh.peer.v1.Pull.owner:type_name -> beammesh.peer.v1.Owner
-	3,  // 33: beammesh.peer.v1.Pull.advert:type_name -> beammesh.peer.v1.Advert
-	13, // 34: beammesh.peer.v1.MarketMessage.ask:type_name -> beammesh.peer.v1.Ask
-	14, // 35: beammesh.peer.v1.MarketMessage.ask_reply:type_name -> beammesh.peer.v1.AskReply
-	15, // 36: beammesh.peer.v1.MarketMessage.award:type_name -> beammesh.peer.v1.Award
-	16, // 37: beammesh.peer.v1.MarketMessage.award_reply:type_name -> beammesh.peer.v1.AwardReply
-	17, // 38: beammesh.peer.v1.MarketMessage.release:type_name -> beammesh.peer.v1.Release
-	18, // 39: beammesh.peer.v1.MarketMessage.release_reply:type_name -> beammesh.peer.v1.ReleaseReply
-	20, // 40: beammesh.peer.v1.MarketMessage.renew:type_name -> beammesh.peer.v1.LeaseRenew
-	21, // 41: beammesh.peer.v1.MarketMessage.renew_ack:type_name -> beammesh.peer.v1.RenewAck
-	22, // 42: beammesh.peer.v1.MarketMessage.ended:type_name -> beammesh.peer.v1.Ended
-	23, // 43: beammesh.peer.v1.MarketMessage.ended_ack:type_name -> beammesh.peer.v1.EndedAck
-	24, // 44: beammesh.peer.v1.MarketMessage.open_offer:type_name -> beammesh.peer.v1.OpenOffer
-	25, // 45: beammesh.peer.v1.MarketMessage.pull:type_name -> beammesh.peer.v1.Pull
-	4,  // 46: beammesh.peer.v1.MarketMessage.advert:type_name -> beammesh.peer.v1.SignedAdvert
-	27, // 47: beammesh.peer.v1.MarketMessage.want_advert:type_name -> beammesh.peer.v1.WantAdvert
-	48, // [48:48] is the sub-list for method output_type
-	48, // [48:48] is the sub-list for method input_type
-	48, // [48:48] is the sub-list for extension type_name
-	48, // [48:48] is the sub-list for extension extendee
-	0,  // [0:48] is the sub-list for field type_name
+	2,  // 3: beammesh.peer.v1.Capacity.device_runs:type_name -> beammesh.peer.v1.DeviceRun
+	3,  // 4: beammesh.peer.v1.Advert.capacity:type_name -> beammesh.peer.v1.Capacity
+	5,  // 5: beammesh.peer.v1.View.adverts:type_name -> beammesh.peer.v1.SignedAdvert
+	0,  // 6: beammesh.peer.v1.Demand.amounts:type_name -> beammesh.peer.v1.Amounts
+	9,  // 7: beammesh.peer.v1.Demand.gpus:type_name -> beammesh.peer.v1.GPUWant
+	10, // 8: beammesh.peer.v1.Demand.roots:type_name -> beammesh.peer.v1.ContentRoot
+	13, // 9: beammesh.peer.v1.MixReport.shapes:type_name -> beammesh.peer.v1.MixShape
+	11, // 10: beammesh.peer.v1.MixShape.demand:type_name -> beammesh.peer.v1.Demand
+	14, // 11: beammesh.peer.v1.Ask.owner:type_name -> beammesh.peer.v1.Owner
+	11, // 12: beammesh.peer.v1.Ask.demand:type_name -> beammesh.peer.v1.Demand
+	16, // 13: beammesh.peer.v1.AskReply.refusals:type_name -> beammesh.peer.v1.NodeRefusal
+	4,  // 14: beammesh.peer.v1.AskReply.advert:type_name -> beammesh.peer.v1.Advert
+	14, // 15: beammesh.peer.v1.Award.owner:type_name -> beammesh.peer.v1.Owner
+	15, // 16: beammesh.peer.v1.Award.fence:type_name -> beammesh.peer.v1.Fence
+	11, // 17: beammesh.peer.v1.Award.demand:type_name -> beammesh.peer.v1.Demand
+	17, // 18: beammesh.peer.v1.AwardReply.grant:type_name -> beammesh.peer.v1.Grant
+	16, // 19: beammesh.peer.v1.AwardReply.refusals:type_name -> beammesh.peer.v1.NodeRefusal
+	4,  // 20: beammesh.peer.v1.AwardReply.advert:type_name -> beammesh.peer.v1.Advert
+	14, // 21: beammesh.peer.v1.Release.owner:type_name -> beammesh.peer.v1.Owner
+	15, // 22: beammesh.peer.v1.Release.fence:type_name -> beammesh.peer.v1.Fence
+	4,  // 23: beammesh.peer.v1.ReleaseReply.advert:type_name -> beammesh.peer.v1.Advert
+	15, // 24: beammesh.peer.v1.LeaseRef.fence:type_name -> beammesh.peer.v1.Fence
+	14, // 25: beammesh.peer.v1.LeaseRenew.owner:type_name -> beammesh.peer.v1.Owner
+	24, // 26: beammesh.peer.v1.LeaseRenew.leases:type_name -> beammesh.peer.v1.LeaseRef
+	14, // 27: beammesh.peer.v1.RenewAck.owner:type_name -> beammesh.peer.v1.Owner
+	24, // 28: beammesh.peer.v1.RenewAck.unknown:type_name -> beammesh.peer.v1.LeaseRef
+	14, // 29: beammesh.peer.v1.Ended.owner:type_name -> beammesh.peer.v1.Owner
+	24, // 30: beammesh.peer.v1.Ended.lease:type_name -> beammesh.peer.v1.LeaseRef
+	4,  // 31: beammesh.peer.v1.Ended.advert:type_name -> beammesh.peer.v1.Advert
+	14, // 32: beammesh.peer.v1.EndedAck.owner:type_name -> beammesh.peer.v1.Owner
+	14, // 33: beammesh.peer.v1.OpenOffer.owner:type_name -> beammesh.peer.v1.Owner
+	11, // 34: beammesh.peer.v1.OpenOffer.demand:type_name -> beammesh.peer.v1.Demand
+	14, // 35: beammesh.peer.v1.Pull.owner:type_name -> beammesh.peer.v1.Owner
+	4,  // 36: beammesh.peer.v1.Pull.advert:type_name -> beammesh.peer.v1.Advert
+	18, // 37: beammesh.peer.v1.MarketMessage.ask:type_name -> beammesh.peer.v1.Ask
+	19, // 38: beammesh.peer.v1.MarketMessage.ask_reply:type_name -> beammesh.peer.v1.AskReply
+	20, // 39: beammesh.peer.v1.MarketMessage.award:type_name -> beammesh.peer.v1.Award
+	21, // 40: beammesh.peer.v1.MarketMessage.award_reply:type_name -> beammesh.peer.v1.AwardReply
+	22, // 41: beammesh.peer.v1.MarketMessage.release:type_name -> beammesh.peer.v1.Release
+	23, // 42: beammesh.peer.v1.MarketMessage.release_reply:type_name -> beammesh.peer.v1.ReleaseReply
+	25, // 43: beammesh.peer.v1.MarketMessage.renew:type_name -> beammesh.peer.v1.LeaseRenew
+	26, // 44: beammesh.peer.v1.MarketMessage.renew_ack:type_name -> beammesh.peer.v1.RenewAck
+	27, // 45: beammesh.peer.v1.MarketMessage.ended:type_name -> beammesh.peer.v1.Ended
+	28, // 46: beammesh.peer.v1.MarketMessage.ended_ack:type_name -> beammesh.peer.v1.EndedAck
+	29, // 47: beammesh.peer.v1.MarketMessage.open_offer:type_name -> beammesh.peer.v1.OpenOffer
+	30, // 48: beammesh.peer.v1.MarketMessage.pull:type_name -> beammesh.peer.v1.Pull
+	5,  // 49: beammesh.peer.v1.MarketMessage.advert:type_name -> beammesh.peer.v1.SignedAdvert
+	32, // 50: beammesh.peer.v1.MarketMessage.want_advert:type_name -> beammesh.peer.v1.WantAdvert
+	51, // [51:51] is the sub-list for method output_type
+	51, // [51:51] is the sub-list for method input_type
+	51, // [51:51] is the sub-list for extension type_name
+	51, // [51:51] is the sub-list for extension extendee
+	0,  // [0:51] is the sub-list for field type_name
 }
 
 func init() { file_beammesh_peer_v1_market_proto_init() }
@@ -2484,7 +2805,7 @@ func file_beammesh_peer_v1_market_proto_init() {
 	if File_beammesh_peer_v1_market_proto != nil {
 		return
 	}
-	file_beammesh_peer_v1_market_proto_msgTypes[26].OneofWrappers = []any{
+	file_beammesh_peer_v1_market_proto_msgTypes[31].OneofWrappers = []any{
 		(*MarketMessage_Ask)(nil),
 		(*MarketMessage_AskReply)(nil),
 		(*MarketMessage_Award)(nil),
@@ -2506,7 +2827,7 @@ func file_beammesh_peer_v1_market_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_beammesh_peer_v1_market_proto_rawDesc), len(file_beammesh_peer_v1_market_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   28,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1472,6 +1472,7 @@ type TaskRequest struct {
 	//	*TaskRequest_StopContainer
 	What          isTaskRequest_What `protobuf_oneof:"what"`
 	WorkspaceId   string             `protobuf:"bytes,10,opt,name=workspace_id,json=workspaceId,proto3" json:"workspace_id,omitempty"`
+	Changes       []string           `protobuf:"bytes,11,rep,name=changes,proto3" json:"changes,omitempty"` // with explain: what if it had asked for this
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1572,6 +1573,13 @@ func (x *TaskRequest) GetWorkspaceId() string {
 		return x.WorkspaceId
 	}
 	return ""
+}
+
+func (x *TaskRequest) GetChanges() []string {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
 }
 
 type isTaskRequest_What interface {
@@ -1867,7 +1875,7 @@ const file_beammesh_peer_v1_work_proto_rawDesc = "" +
 	"\tLogsChunk\x12\x0e\n" +
 	"\x02fd\x18\x01 \x01(\rR\x02fd\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\fR\x04data\x12\x14\n" +
-	"\x05error\x18\x03 \x01(\tR\x05error\"\xfc\x01\n" +
+	"\x05error\x18\x03 \x01(\tR\x05error\"\x96\x02\n" +
 	"\vTaskRequest\x12\x12\n" +
 	"\x03get\x18\x01 \x01(\tH\x00R\x03get\x12\x1a\n" +
 	"\aexplain\x18\x02 \x01(\tH\x00R\aexplain\x12\x14\n" +
@@ -1878,7 +1886,8 @@ const file_beammesh_peer_v1_work_proto_rawDesc = "" +
 	"containers\x12'\n" +
 	"\x0estop_container\x18\x06 \x01(\tH\x00R\rstopContainer\x12!\n" +
 	"\fworkspace_id\x18\n" +
-	" \x01(\tR\vworkspaceIdB\x06\n" +
+	" \x01(\tR\vworkspaceId\x12\x18\n" +
+	"\achanges\x18\v \x03(\tR\achangesB\x06\n" +
 	"\x04what\"R\n" +
 	"\tListTasks\x12\x14\n" +
 	"\x05limit\x18\x01 \x01(\rR\x05limit\x12\x16\n" +

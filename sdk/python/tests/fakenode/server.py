@@ -116,6 +116,7 @@ class FakeNode:
         self.tasks: Dict[str, Task] = {}
         self.maps: Dict[str, Map] = {}
         self.build: List[Dict[str, Any]] = []  # messages of BuildImage
+        self.build_error: Optional[Refusal] = None  # that ends BuildImage
         self.refuse: Dict[str, Refusal] = {}  # method → error
         self.cut_results: List[int] = []  # break a Results stream after so many events
         self.cut_puts = 0  # break so many Puts after they were taken
@@ -420,6 +421,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _build(self, m: Dict[str, Any]) -> None:
         for message in self.fake.build:
             self._envelope(message)
+        if self.fake.build_error is not None:
+            self._envelope({"error": self.fake.build_error.body}, 2)
 
     def _invoke(self, m: Dict[str, Any]) -> None:
         fake = self.fake
