@@ -14,7 +14,7 @@ import (
 // whole mesh in one instant would only queue at the links.
 const (
 	joinsAtOnce = 16
-	meetsAtOnce = 256
+	meetsAtOnce = 64
 	startEvery  = 5 * time.Millisecond
 )
 
