@@ -68,7 +68,7 @@ func (g *gossip) validate(_ context.Context, _ peer.ID, msg *pubsub.Message) pub
 	if _, denied := g.m.cfg.Deny(author); denied {
 		return pubsub.ValidationIgnore
 	}
-	if !g.m.table.speaks(author, g.m.cfg.Clock()) && !g.m.gate.member(author) {
+	if !g.m.table.speaks(author, g.m.cfg.Clock(), g.m.cfg.WantConnected) && !g.m.gate.member(author) {
 		return pubsub.ValidationIgnore
 	}
 	return pubsub.ValidationAccept

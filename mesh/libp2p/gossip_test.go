@@ -102,14 +102,14 @@ func TestWhoSpeaks(t *testing.T) {
 		at   time.Time
 		want bool
 	}{{"self", now, true}, {"met", now, true}, {"met", now.Add(2 * time.Hour), false}, {"rumour", now, false}, {"nobody", now, false}} {
-		if got := tb.speaks(c.id, c.at); got != c.want {
+		if got := tb.speaks(c.id, c.at, wantConnected); got != c.want {
 			t.Errorf("%s at %v: %v", c.id, c.at, got)
 		}
 	}
 	for i := range wantConnected {
 		tb.learn(mesh.PeerID(fmt.Sprint("other", i)), "", "", []string{"/ip4/192.0.2.1/tcp/1"}, mesh.ViaMember, now)
 	}
-	if !tb.speaks("rumour", now) || tb.speaks("nobody", now) {
+	if !tb.speaks("rumour", now, wantConnected) || tb.speaks("nobody", now, wantConnected) {
 		t.Error("in a large mesh those heard of speak, and nobody else")
 	}
 }

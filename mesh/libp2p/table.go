@@ -115,16 +115,17 @@ func (t *table) holds(id mesh.PeerID, until time.Time) {
 }
 
 // speaks tells whether what id says to all is taken and passed on: it is a
-// member that this node has met. In a mesh too large to meet everybody it is
-// enough to have heard of it from a member.
-func (t *table) speaks(id mesh.PeerID, now time.Time) bool {
+// member that this node has met. In a mesh too large to meet everybody, where
+// more than the wanted number are known, it is enough to have heard of it from a
+// member.
+func (t *table) speaks(id mesh.PeerID, now time.Time, want int) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if id == t.self.ID {
 		return true
 	}
 	r, ok := t.rows[id]
-	return ok && (r.m.Connected || now.Before(r.until) || len(t.rows) >= wantConnected)
+	return ok && (r.m.Connected || now.Before(r.until) || len(t.rows) >= want)
 }
 
 // down marks a member disconnected; the first re-dial is due after minBackoff.

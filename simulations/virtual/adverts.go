@@ -15,18 +15,20 @@ import (
 // maxView bounds what one hello carries, as in the product.
 const maxView = 200 << 10
 
-// subscribe joins the topics: an owner hears all adverts, others those of their
-// own topic, which they only pass on.
+// subscribe joins the topics: an owner those that the scheduler names, which are
+// all up to 1,920 nodes; others their own, where they only pass on.
 func (n *Node) subscribe() error {
 	hear := func(topic string, fn func(mesh.PeerID, []byte)) error {
 		_, err := n.mesh.Subscribe(topic, fn) // until the mesh closes
 		return err
 	}
-	for s := range n.w.topics() {
-		if n.owner == nil && s != n.shard {
-			continue
-		}
-		if err := hear(n.w.topic(s), func(_ mesh.PeerID, data []byte) { n.hearAdvert(data) }); err != nil {
+	topics := []scheduler.Topic{n.topic}
+	if n.owner != nil {
+		topics = scheduler.Subscriptions(n.ID(), n.topic.Zone, []scheduler.Census{{
+			Class: n.topic.Class, Zone: n.topic.Zone, Nodes: n.w.cfg.Nodes, Depth: n.topic.Depth}})
+	}
+	for _, t := range topics {
+		if err := hear(topicName(t), func(_ mesh.PeerID, data []byte) { n.hearAdvert(data) }); err != nil {
 			return err
 		}
 	}
@@ -47,7 +49,7 @@ func (n *Node) advertise() {
 			return
 		}
 		if b, err := proto.Marshal(n.signed()); err == nil {
-			_ = n.mesh.Publish(n.w.ctx, n.w.topic(n.shard), b) // repeated soon
+			_ = n.mesh.Publish(n.w.ctx, topicName(n.topic), b) // repeated soon
 		}
 		pause.Reset(n.w.cfg.AdvertEvery)
 		select {

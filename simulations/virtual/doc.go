@@ -17,14 +17,15 @@
 //		err = w.Close()
 //	})
 //
-// Production code: scheduler/market, node/link, node/marketwire and everything
+// Production code: scheduler/market and the topics of package scheduler, node/link, node/marketwire and everything
 // that mesh/libp2p/virtual names. Made up: containers (timers), and the small
 // shell in node.go and adverts.go that stands for package node, where adverts
 // and leases are tied to files, tokens and a runtime. With Config.Neighbours the
 // topology is made up too: every node connects to a few of its own advert topic
-// where the product would connect to 256 members by itself, and owners are told
-// where everybody is. (An advert carries no address, so without that an owner
-// could not ask a node that it has only heard of by gossip.)
+// where the product would connect to 256 members by itself, and is told of the
+// others there and of the owners; owners are told where everybody is. (An advert
+// carries no address, so an owner could not ask a node that it has only heard of
+// by gossip; and nobody passes on what a member says that he has not heard of.)
 //
 // A World is safe for concurrent use. Identities are random, so two runs are
 // alike but not equal.

@@ -22,7 +22,7 @@ import (
 type Node struct {
 	w     *World
 	i     int
-	shard int // of the advert topics
+	topic scheduler.Topic // of its adverts
 	mesh  *libp2p.Mesh
 	links *link.Links
 

@@ -12,7 +12,7 @@ import (
 	"github.com/beammesh/beammesh/simulations/virtual"
 )
 
-// Not with the race detector: 48 hosts take minutes there.
+// Not with the race detector: 64 hosts take minutes there.
 
 // What a node hears of adverts does not grow with the mesh while the nodes of one
 // topic do not get more.
@@ -36,10 +36,11 @@ func TestAdvertTrafficIsFlat(t *testing.T) {
 		})
 		return rate
 	}
-	one, three := perNode(topicNodes), perNode(3*topicNodes)
-	t.Logf("frames per node and second: %.2f with %d nodes, %.2f with three times as many", one, topicNodes, three)
-	// The one owner listens to all three topics. In one topic it would be 3.
-	if ratio := three / one; ratio < 0.75 || ratio > 1.25 {
-		t.Errorf("%.2f times the frames per node in a mesh three times as large", ratio)
+	one, four := perNode(topicNodes), perNode(4*topicNodes)
+	t.Logf("frames per node and second: %.2f with %d nodes, %.2f with four times as many", one, topicNodes, four)
+	// The one owner listens to all topics, and hashing does not cut them evenly:
+	// topics of 10 and 22 nodes are no surprise. In one topic it would be 4.
+	if ratio := four / one; ratio < 0.6 || ratio > 1.6 {
+		t.Errorf("%.2f times the frames per node in a mesh four times as large", ratio)
 	}
 }

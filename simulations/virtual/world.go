@@ -26,7 +26,8 @@ type Config struct {
 	// Owners is how many nodes, from the first on, take tasks and so keep a view
 	// of all others; all.
 	Owners int
-	// PerTopic is the most nodes that gossip adverts on one topic; 256.
+	// PerTopic is how many nodes gossip adverts on one topic, on average at most;
+	// 256.
 	PerTopic int
 	// Neighbours is how many nodes of its own topic each one connects to. 0: the
 	// nodes connect by themselves, as in the product.
@@ -71,7 +72,7 @@ func (c Config) withDefaults() Config {
 
 // Topics of gossip.
 const (
-	topicAdverts = "adverts" // followed by "/<n>" where there are several
+	topicAdverts = "adverts" // followed by the shard, a scheduler.Topic
 	// TopicOffers is where work that waits is gossiped; all nodes hear it.
 	TopicOffers = "offers"
 )
@@ -139,9 +140,7 @@ func New(ctx context.Context, cfg Config) (_ *World, err error) {
 		}
 	}
 	if w.cfg.Neighbours > 0 {
-		for _, m := range w.meshes[:w.cfg.Owners] {
-			virtual.Learn(m, w.meshes)
-		}
+		w.introduce()
 		if err := virtual.Meet(ctx, w.meshes, pairs); err != nil {
 			return w, err
 		}
@@ -153,25 +152,29 @@ func New(ctx context.Context, cfg Config) (_ *World, err error) {
 	return w, w.known(ctx)
 }
 
-// topics is over how many topics the adverts are spread; topic is a node's.
-func (w *World) topics() int { return (w.cfg.Nodes + w.cfg.PerTopic - 1) / w.cfg.PerTopic }
-
-func (w *World) topic(shard int) string {
-	if w.topics() == 1 {
-		return topicAdverts
+// depth is how many bits of a node's hash choose its advert topic: as few as give
+// PerTopic nodes a topic, on average.
+func (w *World) depth() (bits int) {
+	for w.cfg.Nodes > w.cfg.PerTopic<<bits {
+		bits++
 	}
-	return fmt.Sprint(topicAdverts, "/", shard)
+	return bits
 }
+
+// topicName is where the adverts of a shard are gossiped.
+func topicName(t scheduler.Topic) string { return topicAdverts + "/" + t.String() }
 
 // topology connects each node to its neighbours: a ring through its topic, then
 // nodes of the topic by chance, and one of another topic that carries the open
 // offers across. Owners hear all topics, so they know a few nodes of each.
 func (w *World) topology() (pairs [][2]int) {
 	rng := rand.New(rand.NewPCG(w.cfg.Seed, 0x6d657368))
-	shards := make([][]int, w.topics())
+	shards := make([][]int, 1<<w.depth())
+	place := make([]int, len(w.nodes)) // of each node in its shard
 	for i, n := range w.nodes {
-		n.shard = i % len(shards)
-		shards[n.shard] = append(shards[n.shard], i)
+		n.topic = scheduler.TopicOf(&w.cfg.Capacity, n.ID(), w.depth())
+		place[i] = len(shards[n.topic.Shard])
+		shards[n.topic.Shard] = append(shards[n.topic.Shard], i)
 	}
 	seen := map[[2]int]bool{}
 	meet := func(a, b int) {
@@ -181,8 +184,8 @@ func (w *World) topology() (pairs [][2]int) {
 		}
 	}
 	for i, n := range w.nodes {
-		own := shards[n.shard]
-		meet(i, own[(i/len(shards)+1)%len(own)])
+		own := shards[n.topic.Shard]
+		meet(i, own[(place[i]+1)%len(own)])
 		for range w.cfg.Neighbours - 1 {
 			meet(i, own[rng.IntN(len(own))])
 		}
@@ -190,14 +193,33 @@ func (w *World) topology() (pairs [][2]int) {
 			continue
 		}
 		meet(i, rng.IntN(len(w.nodes)))
-		for s := range shards {
-			if i < w.cfg.Owners && s != n.shard {
-				meet(i, shards[s][rng.IntN(len(shards[s]))])
-				meet(i, shards[s][rng.IntN(len(shards[s]))])
+		for s, others := range shards {
+			if i < w.cfg.Owners && s != int(n.topic.Shard) && len(others) > 0 {
+				meet(i, others[rng.IntN(len(others))])
+				meet(i, others[rng.IntN(len(others))])
 			}
 		}
 	}
 	return pairs
+}
+
+// introduce tells each node of those whose gossip it is to pass on, its own topic
+// and the owners; a mesh does not pass on what somebody unheard of says. Owners
+// learn where everybody is.
+func (w *World) introduce() {
+	owners := w.meshes[:w.cfg.Owners]
+	shards := make([][]*libp2p.Mesh, 1<<w.depth())
+	for i, n := range w.nodes {
+		shards[n.topic.Shard] = append(shards[n.topic.Shard], w.meshes[i])
+	}
+	for i, n := range w.nodes {
+		if i < w.cfg.Owners {
+			virtual.Learn(w.meshes[i], w.meshes)
+			continue
+		}
+		virtual.Learn(w.meshes[i], shards[n.topic.Shard])
+		virtual.Learn(w.meshes[i], owners)
+	}
 }
 
 // known waits until every owner's view has all nodes.
