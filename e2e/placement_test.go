@@ -194,9 +194,9 @@ func TestDHTAloneFindsTheGPU(t *testing.T) {
 
 // In a large mesh a node does not meet everybody on its way through the DHT: then
 // the class lookup has to name the node with the GPU. Here nobody dials whom
-// nobody named.
+// nobody named, and no node looks for holders of images ahead of need.
 func TestTheClassLookupNamesTheGPU(t *testing.T) {
-	m := ownMesh(t, dev.Options{Nodes: 3, GPUs: "H100:1", NodeArgs: []string{"--no-gossip", "--no-mdns"}, NodeEnv: []string{"BEAM_TEST_KNOWN_ONLY=1"}})
+	m := ownMesh(t, dev.Options{Nodes: 3, GPUs: "H100:1", NodeArgs: []string{"--no-gossip", "--no-mdns", "--no-prefetch"}, NodeEnv: []string{"BEAM_TEST_KNOWN_ONLY=1"}})
 	var listed []nodeJSON
 	m.beamJSON(3, &listed, "node", "ls")
 	if slices.ContainsFunc(listed, func(n nodeJSON) bool { return n.Name == "node2" }) {
