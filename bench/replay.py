@@ -6,6 +6,7 @@ import select
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 
 from mesh import REPO, Mesh, beam
@@ -39,8 +40,7 @@ def record(name, load, into, drained=None):
     with Mesh(NODES, *FLAGS) as mesh:
         if drained:
             beam("node", "drain", env=mesh.env(int(drained[len("node"):])))
-        python = os.path.join(REPO, ".cache", "bench-venv", "bin", "python")
-        done = subprocess.run([python, os.path.join(REPO, "bench", "load.py"), *load.split()],
+        done = subprocess.run([sys.executable, os.path.join(REPO, "bench", "load.py"), *load.split()],
                               env=mesh.env(), capture_output=True, text=True, timeout=1800)
         if done.returncode != 0:
             raise SystemExit("error: the load %s failed:\n%s" % (name, done.stderr[-2000:]))
