@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help build assets quick test sim-mesh bench demo dev lint generate setup clean
+.PHONY: help build assets quick test sim-mesh bench demo dev lint generate setup clean sim-arm64
 MAKEFLAGS += --no-print-directory
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
@@ -39,6 +39,11 @@ test: setup build $(TESTSUM) ## every test, with real containers: needs root or 
 
 # GOMEMLIMIT trades processor time for memory near the end of the largest mesh.
 NODES ?= 1000
+sim-arm64: ## the sums of small simulations, on arm64 under qemu-user
+	@command -v qemu-aarch64-static >/dev/null || { echo 'error: no qemu-aarch64-static' >&2; echo 'hint: apt-get install qemu-user-static' >&2; exit 1; }
+	GOARCH=arm64 CGO_ENABLED=0 go test -c -o .cache/sim-arm64.test ./cli/sim
+	cd cli/sim && qemu-aarch64-static ../../.cache/sim-arm64.test -test.run TestBytes -test.v
+
 sim-mesh: ## a mesh of NODES=1000 real libp2p hosts in virtual time: prints what it costs
 	@BEAM_SIM_MESH=$(NODES) GOMEMLIMIT=2800MiB go test -count 1 -timeout 60m -run '^TestMesh$$' -v ./simulations/virtual
 
