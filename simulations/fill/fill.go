@@ -35,7 +35,7 @@ import (
 // The ways to break ties between nodes with the same score.
 const (
 	TieShuffled  = "shuffled"  // the first in an order drawn once for the run, as published
-	TieCanonical = "canonical" // the first by class, then hash of the name, as our scheduler does
+	TieCanonical = "canonical" // the first by class, then hash of the name: an order that packs badly
 	TieRandom    = "random"    // any of them, drawn each time
 )
 
@@ -49,7 +49,7 @@ var params = []simulations.Param{
 	{Name: "list", Kind: simulations.Text, Default: "default", Doc: "which tasks: a pod list of openb, or synthetic"},
 	{Name: "nodes", Kind: simulations.Int, Default: "1000", Doc: "machines of the synthetic list; openb brings its own"},
 	{Name: "arrive", Kind: simulations.Int, Default: "130", Doc: "demand for GPUs that arrives in all, in % of the cluster"},
-	{Name: "tie", Kind: simulations.Text, Default: TieShuffled, Doc: "which of equal nodes is taken: the first in an order shuffled once, the first in the canonical order (class, then hash), or a random one"},
+	{Name: "tie", Kind: simulations.Text, Default: TieShuffled, Doc: "which of equal nodes is taken: the first in an order shuffled once, the first by class and then hash, or a random one"},
 	{Name: "quantize", Kind: simulations.Bool, Default: "true", Doc: "cut scores to steps, as published"},
 }
 
