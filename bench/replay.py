@@ -16,14 +16,13 @@ FLAGS = ("--gpus", "H100:2,RTX4090:1", "--cpu-overcommit", "8")
 
 # The first is recorded to fit the models, the next three are predicted with them.
 LOADS = [
-    ("steady", "--calls 600 --rate 10 --mean 0.3 --seed 1"),
-    ("more at once", "--calls 600 --rate 15 --mean 0.4 --gpu-share 0.05 --seed 2"),
-    ("bursts", "--calls 600 --rate 10 --mean 0.3 --burst 20 --seed 3"),
-    ("scarce GPUs", "--calls 400 --rate 8 --mean 0.4 --gpu-share 0.4 --seed 4"),
+    ("steady", "--calls 300 --rate 10 --mean 0.3 --seed 1"),
+    ("more at once", "--calls 450 --rate 15 --mean 0.4 --gpu-share 0.05 --seed 2"),
+    ("bursts", "--calls 300 --rate 10 --mean 0.3 --burst 20 --seed 3"),
+    ("scarce GPUs", "--calls 240 --rate 8 --mean 0.4 --gpu-share 0.4 --seed 4"),
 ]
-# 5,000 calls that keep the three GPUs at about 85 %, and 150 % of the two that are
-# left without node 3.
-LONG = "--calls 5000 --rate 40 --mean 0.4 --gpu-share 0.16 --seed 5"
+# 5,000 calls that want 2.6 GPUs on average: of three with node 3, of two without.
+LONG = "--calls 5000 --rate 60 --mean 0.27 --gpu-share 0.16 --seed 5"
 REMOVED = "node3"
 
 TEXT = """\
