@@ -73,7 +73,7 @@ func TestBuilderDies(t *testing.T) {
 	m.mustPython(2, square)
 	dir := t.TempDir()
 	write(t, dir, "app.py", longBuild)
-	rest := remainsOf(t, m.dev.Nodes[1])
+	rest := m.atRest(2)
 	p := m.start(dir, append(m.env(2), "BEAM_PYTHON="+python()), binary(), "run", "app.py:f")
 	eventually(t, patience, func() string {
 		select {

@@ -190,6 +190,23 @@ func (m *mesh) containers(i int) int {
 	return len(all)
 }
 
+// atRest waits until node i has no container left and its disks and links for
+// the next ones are all made, and gives what it has then.
+func (m *mesh) atRest(i int) (rest remains) {
+	m.t.Helper()
+	n := m.dev.Nodes[i-1]
+	eventually(m.t, patience, func() string {
+		before := rest
+		rest = remainsOf(m.t, n)
+		leases := m.containers(i)
+		if rest.starts() || leases > 0 || rest.Disks == 0 || rest.Disks != rest.Veths || rest.UnfinishedFolders > 0 || rest != before {
+			return fmt.Sprintf("%s does not come to rest: %d leases, %+v", n.Name, leases, rest)
+		}
+		return ""
+	})
+	return rest
+}
+
 func TestNothingIsLeftBehind(t *testing.T) {
 	m := ownMesh(t, dev.Options{Nodes: 2})
 	// The image is there on both: containers start in a second.
@@ -202,31 +219,7 @@ func TestNothingIsLeftBehind(t *testing.T) {
 			t.Fatal(errs)
 		}
 	}
-	rest := make([]remains, 2)
-	atRest := func() {
-		t.Helper()
-		for i, n := range m.dev.Nodes {
-			eventually(t, patience, func() string {
-				rest[i] = remainsOf(t, n)
-				if c := m.containers(i + 1); rest[i].starts() || c > 0 {
-					return fmt.Sprintf("%s is not at rest: %d leases, %+v", n.Name, c, rest[i])
-				}
-				return ""
-			})
-		}
-	}
-	atRest()
-	// Prepared ahead are as many disks as links; one that is just being made is
-	// not what a node at rest has.
-	eventually(t, patience, func() string {
-		for i, n := range m.dev.Nodes {
-			if now := remainsOf(t, n); now != rest[i] || now.Disks != now.Veths || now.Disks == 0 {
-				rest[i] = now
-				return fmt.Sprintf("%s does not come to rest: %+v", n.Name, now)
-			}
-		}
-		return ""
-	})
+	rest := []remains{m.atRest(1), m.atRest(2)}
 	for k, round := range []struct {
 		name string
 		hit  func(i int) bool // when node i may be killed
