@@ -3,10 +3,15 @@
 The first SIGINT does not break the reading of the stream: it starts a thread that
 cancels, and the stream then ends by itself with the task's last word. So nothing
 is half read, and the user sees what became of the task.
+
+Python runs a signal's handler in the main thread between two of its steps. A
+signal that comes right before a step that blocks, such as reading the stream, is
+handled when that ends, which may be never. So a thread hears of signals too.
 """
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -17,6 +22,39 @@ from beam import _console
 
 # TERM, 5 s of grace, KILL, and the way back; then we stop waiting.
 LIMIT = 15.0
+
+
+class _Watcher:
+    """The thread that hears of signals, by the pipe that CPython writes them to."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()  # a child that was forked has no such thread
+        self.current: "Optional[Interruptible]" = None
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._write, False)
+        threading.Thread(target=self._run, name="beam-signals", daemon=True).start()
+
+    def _run(self) -> None:
+        while True:
+            heard = os.read(self._read, 64)
+            current = self.current
+            if current is not None and signal.SIGINT in heard:
+                current.begin()
+
+    def watch(self, call: "Interruptible") -> bool:
+        before = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        if before not in (-1, self._write):  # somebody else's, such as asyncio's
+            signal.set_wakeup_fd(before)
+            return False
+        self.current = call
+        return True
+
+    def unwatch(self) -> None:
+        self.current = None
+        signal.set_wakeup_fd(-1)
+
+
+_watcher: Optional[_Watcher] = None
 
 
 class Interruptible:
@@ -33,6 +71,9 @@ class Interruptible:
         self._cancel = cancel
         self._abort = abort
         self._installed = False
+        self._watched: Optional[_Watcher] = None
+        self._signals = 0
+        self._lock = threading.Lock()
         self._before: Any = None
         self._timer: Optional[threading.Timer] = None
         self._thread: Optional[threading.Thread] = None
@@ -42,17 +83,30 @@ class Interruptible:
             if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
                 self._before = signal.signal(signal.SIGINT, self._on_sigint)
                 self._installed = True
+                global _watcher
+                if _watcher is None or _watcher.pid != os.getpid():
+                    _watcher = _Watcher()
+                if _watcher.watch(self):
+                    self._watched = _watcher
         return self
 
     def _on_sigint(self, number: int, frame: Optional[FrameType]) -> None:
-        if self.interrupted:
+        self._signals += 1
+        if self._signals > 1:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             raise KeyboardInterrupt
-        self.interrupted = True
-        # Not here: this runs between any two steps of the main thread, which
-        # may hold the locks that printing and the connection need.
-        self._thread = threading.Thread(target=self._cancel_now, name="beam-cancel", daemon=True)
-        self._thread.start()
+        self.begin()
+
+    def begin(self) -> None:
+        """Cancel, once, from a thread of its own."""
+        with self._lock:
+            if self.interrupted:
+                return
+            self.interrupted = True
+            # Not here: this runs between any two steps of the main thread, which
+            # may hold the locks that printing and the connection need.
+            self._thread = threading.Thread(target=self._cancel_now, name="beam-cancel", daemon=True)
+            self._thread.start()
 
     def _cancel_now(self) -> None:
         self._timer = threading.Timer(LIMIT, self._abort)
@@ -68,6 +122,8 @@ class Interruptible:
     def __exit__(
         self, kind: Optional[Type[BaseException]], exc: Optional[BaseException], tb: Optional[TracebackType]
     ) -> None:
+        if self._watched is not None:
+            self._watched.unwatch()
         if self._installed:
             signal.signal(signal.SIGINT, self._before)
         if self._thread is not None and kind is not KeyboardInterrupt:

@@ -132,6 +132,23 @@ def interrupt(process: "subprocess.Popen[str]", up: str = "up 0\n") -> None:
     process.send_signal(signal.SIGINT)
 
 
+def test_ctrl_c_is_heard_while_the_main_thread_waits(program: Make, node: FakeNode) -> None:
+    # A signal that another thread takes does not wake the main one: as when it
+    # comes right before the main thread begins to wait.
+    aside = "import os, signal, threading, time\n"
+    aside += "def send():\n    while not os.path.exists('go'):\n        time.sleep(0.01)\n"
+    aside += "    signal.pthread_kill(threading.get_ident(), signal.SIGINT)\n"
+    aside += "threading.Thread(target=send, daemon=True).start()\n"
+    files = program({"slow.py": aside + SLOW % (False, "slow.remote()")})
+    process = files.popen("slow.py")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "up 0\n"
+    (files.folder / "go").touch()
+    _, err = process.communicate(timeout=LIMIT)
+    assert "=> Interrupted: cancelling task task-2 (Ctrl-C again to leave at once)\n" in err
+    assert node.tasks["task-2"].status == "CANCELLED"
+
+
 def test_ctrl_c_cancels_and_says_so(program: Make, node: FakeNode) -> None:
     process = program({"slow.py": SLOW % (False, "slow.remote()")}).popen("slow.py")
     interrupt(process)
