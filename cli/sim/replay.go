@@ -76,7 +76,7 @@ func (t *tool) replayCommand() *cobra.Command {
 	return cmd
 }
 
-// world is one line of the comparison.
+// replayed is one world of the comparison.
 type replayed struct {
 	Name string `json:"name"`
 	// Unfinished calls never ran in it.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/beammesh/beammesh/scheduler"
@@ -121,18 +122,8 @@ func align(js []Journal) []Journal {
 		s := js[i].Records[0].Event.(record.OwnerStart)
 		js[i].Offset = -s.Wall.Add(-js[i].Records[0].At).Sub(first)
 	}
-	slices.SortStableFunc(js, func(a, b Journal) int { return cmpText(a.Name, b.Name) })
+	slices.SortStableFunc(js, func(a, b Journal) int { return strings.Compare(a.Name, b.Name) })
 	return js
-}
-
-func cmpText(a, b string) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
 }
 
 // at is when r was, on the time of all nodes.
