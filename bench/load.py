@@ -3,28 +3,32 @@
     python bench/load.py --calls 5000 --rate 40 --mean 0.3 --gpu-share 0.1
 
 Calls arrive as a Poisson process of the given rate per second and last an
-exponentially distributed time; with --burst N they come N at once, at the same
-mean rate. The same seed makes the same load. It prints one line of JSON.
+exponentially distributed time; with --burst they come several at once, at the
+same mean rate. KEEP_WARM is how many seconds idle containers are kept. The same seed makes the same load. It prints one line of JSON.
 """
 
 import argparse
 import asyncio
 import json
+import os
 import random
 import sys
 import time
-from typing import List
+from typing import List, Tuple
 
 from beam import function
 
 
-@function(cpu=0.25, memory=64, keep_warm_seconds=3)
+KEEP_WARM = float(os.environ.get("KEEP_WARM", "3"))
+
+
+@function(cpu=0.25, memory=64, keep_warm_seconds=KEEP_WARM)
 def work(seconds: float) -> float:
     time.sleep(seconds)
     return seconds
 
 
-@function(cpu=0.25, memory=64, gpu="any", keep_warm_seconds=3)
+@function(cpu=0.25, memory=64, gpu="any", keep_warm_seconds=KEEP_WARM)
 def gpu_work(seconds: float) -> float:
     time.sleep(seconds)
     return seconds
@@ -43,9 +47,13 @@ async def run(options: argparse.Namespace) -> List[str]:
         except Exception as error:  # it is counted; the load goes on
             failed.append(repr(error))
 
-    for number in range(options.calls):
-        if number % options.burst == 0:
-            at += dice.expovariate(options.rate / options.burst)
+    least, most = options.burst
+    left = 0
+    for _ in range(options.calls):
+        if left == 0:
+            left = dice.randint(least, most)
+            at += dice.expovariate(options.rate * 2 / (least + most))
+        left -= 1
         wait = begin + at - time.monotonic()
         if wait > 0:
             await asyncio.sleep(wait)
@@ -57,13 +65,18 @@ async def run(options: argparse.Namespace) -> List[str]:
     return failed
 
 
+def sizes(text: str) -> Tuple[int, int]:
+    least, _, most = text.partition("-")
+    return int(least), int(most or least)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--calls", type=int, default=1000)
     parser.add_argument("--rate", type=float, default=20.0, help="calls per second")
     parser.add_argument("--mean", type=float, default=0.3, help="seconds that a call lasts on average")
     parser.add_argument("--gpu-share", type=float, default=0.1, help="share of the calls that need a GPU")
-    parser.add_argument("--burst", type=int, default=1, help="calls that come together")
+    parser.add_argument("--burst", type=sizes, default=(1, 1), help="calls that come together: N, or from N-M")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     began = time.monotonic()

@@ -3,6 +3,7 @@ package sim
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -27,7 +28,11 @@ Every node keeps a journal of its placement decisions in its data directory
 (--market-journal of beam node up bounds it). Replay checks that fresh machines,
 fed the same events, decide the same; measures links and container starts; and
 simulates the recorded load with the scheduler of the nodes, once as it was and
-once with the changes asked for.
+once with the changes asked for. Each is simulated --runs times with other luck;
+the medians are shown.
+
+With --since only what was submitted after a moment counts: start to count when
+the mesh is warm and has no work.
 
 With --fit the measurements come from another recording, which shows whether they
 hold for other work than their own.
@@ -40,11 +45,14 @@ processors.`
 type change struct {
 	from       []string
 	fit        []string
+	since      string
+	fitSince   string
 	add        []string
 	remove     []string
 	policy     string
 	oneMachine bool
 	cores      int
+	runs       int
 	out        string
 }
 
@@ -67,11 +75,14 @@ func (t *tool) replayCommand() *cobra.Command {
 	f := cmd.Flags()
 	f.StringArrayVar(&c.from, "from", nil, "`folder` of a node's data or journal; may be repeated")
 	f.StringArrayVar(&c.fit, "fit", nil, "`folder` of other journals to measure links and starts in; may be repeated")
+	f.StringVar(&c.since, "since", "", "leave out what came before this `time`, such as 2026-11-22T14:03:00Z, when the mesh had no work")
+	f.StringVar(&c.fitSince, "fit-since", "", "the same, of the recording of --fit")
 	f.StringArrayVar(&c.remove, "remove", nil, "`node` to take away; may be repeated")
 	f.StringArrayVar(&c.add, "add", nil, "`GPUs` of a node to put in, such as 2xRTX4090, or none; may be repeated")
 	f.StringVar(&c.policy, "policy", "recorded", "how owners ask: recorded, first-bid (one node at a time), wide (eight)")
 	f.BoolVar(&c.oneMachine, "one-machine", false, "the recorded nodes shared one machine")
-	f.IntVar(&c.cores, "cores", replay.Defaults.Parallel, "container starts that a machine runs at full speed")
+	f.IntVar(&c.cores, "cores", replay.Defaults.Crowd.Processors, "processors of each recorded machine")
+	f.IntVar(&c.runs, "runs", 5, "simulated runs, each with other luck; their medians are shown")
 	f.StringVar(&c.out, "results", "", "`file` to append the runs to, for beam sim report")
 	return cmd
 }
@@ -107,9 +118,12 @@ func (t *tool) replay(ctx context.Context, c change) error {
 	if c.cores < 1 || c.cores > 4096 {
 		return fault.New(fault.Invalid, fmt.Sprintf("--cores %d", c.cores), "1 to 4096")
 	}
-	js, err := replay.Read(c.from)
+	if c.runs < 1 || c.runs > 1000 {
+		return fault.New(fault.Invalid, fmt.Sprintf("--runs %d", c.runs), "1 to 1000")
+	}
+	js, err := journals(c.from, c.since, "--since")
 	if err != nil {
-		return fault.New(fault.Invalid, err.Error(), "`beam sim replay --help` says what --from wants")
+		return err
 	}
 	load := replay.LoadOf(js)
 	if len(load.Calls) == 0 {
@@ -121,22 +135,30 @@ func (t *tool) replay(ctx context.Context, c change) error {
 	}
 	measured := js
 	if len(c.fit) > 0 {
-		if measured, err = replay.Read(c.fit); err != nil {
-			return fault.New(fault.Invalid, err.Error(), "--fit wants the same as --from")
+		if measured, err = journals(c.fit, c.fitSince, "--fit-since"); err != nil {
+			return err
 		}
 	}
-	models := replay.Fit(measured, c.cores, hostOf)
+	models, err := replay.Calibrate(ctx, measured, c.cores, hostOf)
+	if err != nil {
+		return failure(ctx, err, "the same journals lead to the same event")
+	}
 	r := replayReport{Nodes: len(js), Calls: len(load.Calls), Failed: load.Failed, Unfinished: load.Unfinished,
 		Check: replay.Verify(js), Models: models}
 	rec := replay.Measure(js)
 	r.add("recorded", rec.Result(), 0)
 	run := func(name string, l replay.Load, change func(*market.OwnerConfig)) error {
-		sim, open, err := replay.Simulate(ctx, l, models, replay.Options{HostOf: hostOf, Until: rec.End, Owner: change})
-		if err != nil {
-			return failure(ctx, err, "the same journals lead to the same event")
+		var runs []*simulations.Result
+		open := 0
+		for seed := range uint64(c.runs) {
+			sim, left, err := replay.Simulate(ctx, l, models, replay.Options{Seed: seed, HostOf: hostOf, Until: rec.End, Owner: change})
+			if err != nil {
+				return failure(ctx, err, "the same journals lead to the same event")
+			}
+			m := replay.Measure(sim)
+			runs, open = append(runs, m.Result()), max(open, left)
 		}
-		m := replay.Measure(sim)
-		r.add(name, m.Result(), open)
+		r.add(name, medianRun(runs), open)
 		return nil
 	}
 	if err := run("simulated", load, nil); err != nil {
@@ -163,12 +185,43 @@ func (t *tool) replay(ctx context.Context, c change) error {
 	return err
 }
 
+// medianRun has the median of each metric, and the curves of the first run.
+func medianRun(runs []*simulations.Result) *simulations.Result {
+	m := *runs[0]
+	m.Metrics = slices.Clone(m.Metrics)
+	for i := range m.Metrics {
+		values := make([]float64, len(runs))
+		for k, r := range runs {
+			values[k] = r.Metrics[i].Value
+		}
+		slices.Sort(values)
+		m.Metrics[i].Value = values[len(values)/2]
+	}
+	return &m
+}
+
 func (r *replayReport) add(name string, res *simulations.Result, unfinished int) {
 	w := replayed{Name: name, Unfinished: unfinished, result: res}
 	for _, m := range res.Metrics {
 		w.Metrics = append(w.Metrics, results.Metric(m))
 	}
 	r.Worlds = append(r.Worlds, w)
+}
+
+// journals reads a recording.
+func journals(from []string, since, flag string) ([]replay.Journal, error) {
+	js, err := replay.Read(from)
+	if err != nil {
+		return nil, fault.New(fault.Invalid, err.Error(), "`beam sim replay --help` says what --from and --fit want")
+	}
+	if since != "" {
+		at, err := time.Parse(time.RFC3339, since)
+		if err != nil {
+			return nil, fault.New(fault.Invalid, flag+" "+since+" is no time", "such as 2026-11-22T14:03:00Z")
+		}
+		replay.Since(js, at)
+	}
+	return js, nil
 }
 
 // name of the changed world; "" when nothing is changed.
@@ -287,22 +340,23 @@ func (r *replayReport) page(p *output.Printer) string {
 	fmt.Fprintf(&b, "%s  ", st.Bold("Measured"))
 	for i, x := range []struct {
 		what string
-		d    time.Duration
+		d    replay.Delay
 		n    int
 	}{
-		{"link", m.Link, m.Samples.Link}, {"start", m.StartWarm, m.Samples.StartWarm}, {"start without image", m.StartCold, m.Samples.StartCold},
+		{"link", m.Link, m.Samples.Link}, {"award", m.Award, m.Samples.Award}, {"start", m.StartWarm, m.Samples.StartWarm}, {"start without image", m.StartCold, m.Samples.StartCold},
 		{"call to container", m.Dispatch, m.Samples.Dispatch}, {"stop", m.Stop, m.Samples.Stop},
 	} {
 		if i > 0 {
 			b.WriteString(", ")
 		}
 		if x.n == 0 {
-			fmt.Fprintf(&b, "%s %s (assumed)", x.what, output.Duration(x.d))
+			fmt.Fprintf(&b, "%s %s (assumed)", x.what, output.Duration(x.d.Median()))
 		} else {
-			fmt.Fprintf(&b, "%s %s (%d)", x.what, output.Duration(x.d), x.n)
+			fmt.Fprintf(&b, "%s %s (%d)", x.what, output.Duration(x.d.Median()), x.n)
 		}
 	}
-	b.WriteString("\n\n")
+	fmt.Fprintf(&b, "\n%s  messages slow down beyond %d at a time (a start counts as %d), as the load to the power of %g\n\n",
+		st.Bold("Crowding"), m.Crowd.Processors, m.Crowd.StartLoad, float64(m.Crowd.Power)/2)
 	t := output.Table{Columns: []output.Column{{Title: "Metric"}, {Title: "Unit"}}}
 	for _, w := range r.Worlds {
 		t.Columns = append(t.Columns, output.Column{Title: w.Name, Right: true})

@@ -8,25 +8,6 @@ import (
 	"github.com/beammesh/beammesh/scheduler/replicas"
 )
 
-// host is one machine: container starts on it share its processors.
-type host struct {
-	name    string
-	starts  []*container // under way, in order
-	updated time.Duration
-	version int // of the scheduled evStarted
-}
-
-func (w *world) host(name string) *host {
-	for _, h := range w.hosts {
-		if h.name == name {
-			return h
-		}
-	}
-	h := &host{name: name}
-	w.hosts = append(w.hosts, h)
-	return h
-}
-
 // container is one lease on a node.
 type container struct {
 	world *world
@@ -34,73 +15,36 @@ type container struct {
 	lease market.LeaseID
 	offer market.OfferID
 	roots []string
-	left  time.Duration // of its start, alone on the machine
 
 	pool    *pool // at the owner, from readyAt on
 	waiting []sent
 	running []sent
+	ready   bool // here; its owner may not know yet
 	stopped bool
 }
 
 type sent struct{ call, attempt int }
 
 func (w *world) start(now time.Duration, n *node, a market.Start) {
-	c := &container{world: w, node: n, lease: a.Lease, offer: a.Offer, left: w.models.StartWarm}
+	c := &container{world: w, node: n, lease: a.Lease, offer: a.Offer}
+	model := w.models.StartWarm
 	for _, r := range a.Demand.Roots {
 		c.roots = append(c.roots, r.Name)
 		if !slices.Contains(n.hot, r.Name) {
-			c.left = w.models.StartCold
+			model = w.models.StartCold
 		}
 	}
 	n.leases[a.Lease] = c
-	w.progress(now, n.host)
-	n.host.starts = append(n.host.starts, c)
-	w.nextStart(now, n.host)
+	w.after(now, n.host, model.at(newLuck(&w.rand)), event{kind: evStarted, container: c})
 }
 
-// progress takes the work that was done since the last look off every start.
-func (w *world) progress(now time.Duration, h *host) {
-	if n := len(h.starts); n > 0 {
-		done := (now - h.updated) * time.Duration(min(w.models.Parallel, n)) / time.Duration(n)
-		for _, c := range h.starts {
-			c.left -= done
-		}
-	}
-	h.updated = now
-}
-
-func (w *world) nextStart(now time.Duration, h *host) {
-	h.version++
-	if len(h.starts) == 0 {
-		return
-	}
-	n := len(h.starts)
-	left := h.starts[0].left
-	for _, c := range h.starts {
-		left = min(left, c.left)
-	}
-	p := time.Duration(min(w.models.Parallel, n))
-	// Rounded up, so that the work is surely done then.
-	at := now + (max(0, left)*time.Duration(n)+p-1)/p
-	w.queue.Push(at, event{kind: evStarted, host: h, number: h.version})
-}
-
-func (w *world) started(now time.Duration, h *host) {
-	w.progress(now, h)
-	var done []*container
-	h.starts = slices.DeleteFunc(h.starts, func(c *container) bool {
-		if c.left <= 0 {
-			done = append(done, c)
-		}
-		return c.left <= 0
-	})
-	w.nextStart(now, h)
-	for _, c := range done {
-		w.heat(now, c)
-		w.stepWorker(now, c.node, market.LeaseReady{Lease: c.lease})
-		if owner := w.ownerOf(c); owner != nil {
-			w.queue.Push(now+w.link(c.node, owner), event{kind: evReady, container: c})
-		}
+func (c *container) started(now time.Duration) {
+	w := c.world
+	c.ready = true
+	w.heat(now, c)
+	w.stepWorker(now, c.node, market.LeaseReady{Lease: c.lease})
+	if owner := w.ownerOf(c); owner != nil {
+		w.send(now, c.node, owner, w.models.Link, newLuck(&w.rand), event{kind: evReady, container: c})
 	}
 }
 
@@ -133,10 +77,10 @@ func (w *world) stop(now time.Duration, n *node, c *container) {
 		return
 	}
 	c.stopped = true
-	w.progress(now, n.host)
-	n.host.starts = slices.DeleteFunc(n.host.starts, func(x *container) bool { return x == c })
-	w.nextStart(now, n.host)
-	w.queue.Push(now+w.models.Stop, event{kind: evStopped, node: n, container: c})
+	if !c.ready {
+		w.cancel(now, n.host, c)
+	}
+	w.queue.Push(now+w.models.Stop.at(newLuck(&w.rand)), event{kind: evStopped, node: n, container: c})
 }
 
 // readyAt: the owner hears that the container takes calls.
@@ -146,6 +90,9 @@ func (c *container) readyAt(now time.Duration) {
 		return
 	}
 	x := owner.offers[c.offer]
+	if x.lease == "" {
+		x.early = c // it overtook the answer to the award
+	}
 	if x.gone || x.lease != c.lease {
 		return
 	}
@@ -192,7 +139,7 @@ func (c *container) recall(now time.Duration, call, attempt int) {
 		return // too late: Begun or Result is on its way
 	}
 	c.waiting = slices.Delete(c.waiting, i, i+1)
-	c.world.queue.Push(now+c.world.models.Link, event{kind: evRecalled, pool: c.pool, msg: replicas.Recalled{
+	c.reply(now, event{kind: evRecalled, pool: c.pool, msg: replicas.Recalled{
 		Replica: replicas.ReplicaID(c.lease), Call: c.world.load.Calls[call].ID, Attempt: attempt, Given: true}})
 }
 
@@ -206,9 +153,14 @@ func (c *container) stopCall(now time.Duration, call, attempt int, kind replicas
 	} else {
 		return
 	}
-	c.world.queue.Push(now+c.world.models.Link, event{kind: evRecalled, pool: c.pool, msg: replicas.Result{
+	c.reply(now, event{kind: evRecalled, pool: c.pool, msg: replicas.Result{
 		Replica: replicas.ReplicaID(c.lease), Call: c.world.load.Calls[call].ID, Attempt: attempt, Failure: &replicas.Failure{Kind: kind}}})
 	if !c.stopped {
 		c.begin(now)
 	}
+}
+
+// reply sends a message to the container's pool.
+func (c *container) reply(now time.Duration, e event) {
+	c.world.send(now, c.node, c.pool.node, c.world.models.Link, newLuck(&c.world.rand), e)
 }

@@ -68,7 +68,11 @@ func firstSubmit(js []Journal) time.Duration {
 	for i := range js {
 		for k := range js[i].Records {
 			if _, ok := js[i].Records[k].Event.(replicas.Submit); ok {
-				if at := js[i].at(&js[i].Records[k]); first < 0 || at < first {
+				at := js[i].at(&js[i].Records[k])
+				if at < js[i].Since {
+					continue
+				}
+				if first < 0 || at < first {
 					first = at
 				}
 				break
@@ -122,6 +126,9 @@ func (l *Load) addCalls(j *Journal) {
 			stub, ok := stubs[r.Machine]
 			if !ok {
 				continue // its pool's start is not in the journal
+			}
+			if at < j.Since {
+				continue
 			}
 			c := Call{Stub: stub, At: at, ID: e.Call.ID, Timeout: e.Call.Timeout}
 			if e.Call.Deadline > 0 {

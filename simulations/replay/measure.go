@@ -49,6 +49,9 @@ func Measure(js []Journal) Measured {
 			r := &j.Records[k]
 			at := j.at(r)
 			newest = max(newest, at)
+			if at < j.Since {
+				continue
+			}
 			switch e := r.Event.(type) {
 			case replicas.Submit:
 				submitted[e.Call.ID] = at
@@ -140,13 +143,17 @@ var messageKinds = []string{"ask", "bid", "award", "award reply", "release", "re
 // PerAward is the number of messages per lease given, without renewals, whose
 // number grows with time and not with work.
 func (m *Measured) PerAward() float64 {
+	return float64(m.messages()) / float64(max(1, m.Awards))
+}
+
+func (m *Measured) messages() int {
 	n := 0
 	for _, k := range messageKinds {
 		if k != "renew" {
 			n += m.Messages[k]
 		}
 	}
-	return float64(n) / float64(max(1, m.Awards))
+	return n
 }
 
 // quantile of sorted values; 0 when there are none.
@@ -171,6 +178,7 @@ func (m *Measured) Result() *simulations.Result {
 	r.Add("gpu_hours", "h", -1, m.GPUHours)
 	r.Add("awards", "", 0, float64(m.Awards))
 	r.Add("messages_per_award", "", -1, m.PerAward())
+	r.Add("messages_per_call", "", -1, float64(m.messages())/float64(max(1, m.Calls)))
 	r.Add("span", "s", -1, m.Span.Seconds())
 	r.Series = append(r.Series, cdf("wait of calls", "wait, ms", m.Waits), cdf("placement latency", "container asked for to lease given, ms", m.Places))
 	return &r

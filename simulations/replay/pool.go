@@ -68,7 +68,7 @@ func (p *pool) action(now time.Duration, a replicas.Action) {
 		w.queue.Push(now, event{kind: evOwner, node: p.node, msg: market.ReleaseLease{Lease: market.LeaseID(a.Replica), Reason: a.Reason}})
 	case replicas.Dispatch:
 		if c := p.containers[a.Replica]; c != nil {
-			w.queue.Push(now+w.models.Dispatch, event{kind: evArrive, container: c, call: w.calls[a.Call], number: a.Attempt})
+			w.send(now, p.node, c.node, w.models.Dispatch, newLuck(&w.rand), event{kind: evArrive, container: c, call: w.calls[a.Call], number: a.Attempt})
 		}
 	case replicas.Recall:
 		if c := p.containers[a.Replica]; c != nil {

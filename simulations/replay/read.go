@@ -23,6 +23,18 @@ type Journal struct {
 	// Offset is the node's clock at the start of the recording: subtracting it
 	// puts all nodes on one time.
 	Offset time.Duration
+	// Zero is what the clock on the wall said at time 0 of all nodes.
+	Zero time.Time
+	// Since leaves out, in all but Verify, what came before: on the time of all
+	// nodes. The mesh should be without work then.
+	Since time.Duration
+}
+
+// Since leaves out what came before a moment.
+func Since(js []Journal, wall time.Time) {
+	for i := range js {
+		js[i].Since = wall.Sub(js[i].Zero)
+	}
 }
 
 // Read reads the journals of nodes: each path is a node's journal folder (the
@@ -120,6 +132,7 @@ func align(js []Journal) []Journal {
 	}
 	for i := range js {
 		s := js[i].Records[0].Event.(record.OwnerStart)
+		js[i].Zero = first
 		js[i].Offset = -s.Wall.Add(-js[i].Records[0].At).Sub(first)
 	}
 	slices.SortStableFunc(js, func(a, b Journal) int { return strings.Compare(a.Name, b.Name) })

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -84,25 +85,155 @@ func TestTheLoadComesBack(t *testing.T) {
 	}
 }
 
-// TestFitFindsTheModels of the world that wrote the journals.
+// TestFitFindsTheModels of the world that wrote the journals, whether its nodes
+// are busy parts of one machine or machines that are never full.
 func TestFitFindsTheModels(t *testing.T) {
-	m := replay.Models{Link: 2 * time.Millisecond, Local: 100 * time.Microsecond, StartWarm: 150 * time.Millisecond,
-		StartCold: 900 * time.Millisecond, Parallel: 2, Dispatch: 3 * time.Millisecond, Stop: 30 * time.Millisecond}
-	l := load(3, 5, 600)
-	for i := range l.Stubs {
-		l.Stubs[i].Config.KeepWarm = 50 * time.Millisecond // many starts
+	for name, c := range map[string]struct {
+		processors int
+		hostOf     func(string) string
+	}{
+		"one machine":   {2, func(string) string { return "machine" }},
+		"many machines": {64, func(n string) string { return n }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			want := replay.Models{Link: replay.Always(2 * time.Millisecond), Award: replay.Always(4 * time.Millisecond), Local: replay.Always(100 * time.Microsecond),
+				StartWarm: replay.Always(150 * time.Millisecond), StartCold: replay.Always(900 * time.Millisecond),
+				Dispatch: replay.Always(3 * time.Millisecond), Stop: replay.Always(30 * time.Millisecond), Crowd: replay.Crowd{Processors: c.processors, StartLoad: 3, Power: 2}}
+			l := load(3, 5, 600)
+			for i := range l.Stubs {
+				l.Stubs[i].Config.KeepWarm = 50 * time.Millisecond // many starts
+			}
+			js, open, err := replay.Simulate(context.Background(), l, want, replay.Options{HostOf: c.hostOf})
+			if err != nil || open != 0 {
+				t.Fatalf("%d calls never ended, %v", open, err)
+			}
+			got := replay.Fit(js, want.Crowd, c.hostOf)
+			near := func(what string, got, want replay.Delay) {
+				t.Helper()
+				g, w := got.Median(), want.Median()
+				if d := g - w; d < -w/20 || d > w/20 {
+					t.Errorf("%s: got %v, want %v", what, g, w)
+				}
+			}
+			near("link", got.Link, want.Link)
+			near("award", got.Award, want.Award)
+			near("local", got.Local, want.Local)
+			near("warm start", got.StartWarm, want.StartWarm)
+			near("cold start", got.StartCold, want.StartCold)
+			near("dispatch", got.Dispatch, want.Dispatch)
+			s := got.Samples
+			if s.Link < 20 || s.Award < 20 || s.Local < 1 || s.StartWarm < 20 || s.StartCold < 1 || s.Dispatch < 20 || s.Stop < 20 {
+				t.Errorf("few samples: %+v", s)
+			}
+		})
 	}
-	got := replay.Fit(simulate(t, l, m), m.Parallel, func(n string) string { return n })
-	near := func(what string, got, want time.Duration) {
-		if d := got - want; d < -want/20 || d > want/20 {
-			t.Errorf("%s: got %v, want %v", what, got, want)
+}
+
+// TestCalibrateFindsTheCrowd: of a machine that slows down in a way that its
+// journals do not show, the models predict the placements of another load.
+func TestCalibrateFindsTheCrowd(t *testing.T) {
+	machine := func(string) string { return "machine" }
+	truth := replay.Models{Link: replay.Delay{500 * time.Microsecond, time.Millisecond, 6 * time.Millisecond}, Award: replay.Delay{time.Millisecond, 4 * time.Millisecond},
+		Local: replay.Always(100 * time.Microsecond), StartWarm: replay.Always(200 * time.Millisecond), StartCold: replay.Always(200 * time.Millisecond),
+		Dispatch: replay.Always(time.Millisecond), Stop: replay.Always(30 * time.Millisecond), Alike: 500_000,
+		Crowd: replay.Crowd{Processors: 2, StartLoad: 8, Power: 3}}
+	record := func(seed uint64, m replay.Models, burst int) []replay.Journal {
+		l := load(seed, 6, 500)
+		for i := range l.Stubs {
+			l.Stubs[i].Config.KeepWarm = 50 * time.Millisecond
+		}
+		for i := range l.Calls {
+			l.Calls[i].At = l.Calls[i-i%burst].At * 3
+		}
+		js, _, err := replay.Simulate(context.Background(), l, m, replay.Options{Seed: seed, HostOf: machine})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return js
+	}
+	got, err := replay.Calibrate(context.Background(), record(1, truth, 4), 2, machine)
+	if err != nil {
+		t.Fatal(err)
+	}
+	median := func(m replay.Models) float64 {
+		var all []time.Duration
+		for seed := range uint64(3) {
+			all = append(all, replay.Measure(record(10+seed, m, 9)).Places...)
+		}
+		slices.Sort(all)
+		return float64(all[len(all)/2])
+	}
+	want, predicted := median(truth), median(got)
+	if r := predicted / want; r < 0.7 || r > 1.4 {
+		t.Errorf("larger bursts: predicted %.1f ms, want %.1f ms (%+v)", predicted/1e6, want/1e6, got.Crowd)
+	}
+	plain := replay.Fit(record(1, truth, 4), replay.Crowd{Processors: 64, StartLoad: 1, Power: 2}, machine)
+	if r := median(plain) / want; r > 0.6 {
+		t.Errorf("without any slowing down the prediction is %.2f of the truth: this test shows nothing", r)
+	}
+}
+
+func TestCalibrateEndsWithItsContext(t *testing.T) {
+	js := simulate(t, load(1, 4, 600), replay.Defaults)
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if _, err := replay.Calibrate(ctx, js, 2, func(n string) string { return n }); err == nil {
+		t.Error("it goes on")
+	}
+}
+
+// TestSinceLeavesOutTheWarmUp: with a moment given only what came after counts.
+func TestSinceLeavesOutTheWarmUp(t *testing.T) {
+	l := load(8, 4, 300)
+	for i := range l.Calls {
+		if i >= 100 {
+			l.Calls[i].At += time.Minute // the mesh rests
 		}
 	}
-	near("link", got.Link, m.Link)
-	near("warm start", got.StartWarm, m.StartWarm)
-	near("cold start", got.StartCold, m.StartCold)
-	near("dispatch", got.Dispatch, m.Dispatch)
-	near("stop", got.Stop, m.Stop)
+	js := simulate(t, l, replay.Defaults)
+	replay.Since(js, js[0].Zero.Add(l.Calls[100].At-time.Millisecond))
+	got := replay.LoadOf(js)
+	if len(got.Calls) != 200 || !reflect.DeepEqual(got.Calls, l.Calls[100:]) {
+		t.Errorf("%d calls are left", len(got.Calls))
+	}
+	for _, n := range got.Nodes {
+		if n.Name == "box0" && len(n.Hot) == 0 {
+			t.Error("the images that the warm-up brought are forgotten")
+		}
+	}
+	m := replay.Measure(js)
+	if m.Calls != 200 || len(m.Waits) != 200 {
+		t.Errorf("%d calls and %d waits are measured", m.Calls, len(m.Waits))
+	}
+	if s := replay.Verify(js); s.Dispatches < 300 {
+		t.Errorf("only %d dispatches are checked", s.Dispatches)
+	}
+}
+
+// TestLeasesThatExpire: where messages take too long for renewals, calls are run
+// again.
+func TestLeasesThatExpire(t *testing.T) {
+	m := replay.Defaults
+	m.Link = replay.Delay{time.Millisecond, time.Millisecond, time.Minute}
+	l := load(9, 4, 60)
+	for i := range l.Calls {
+		l.Calls[i].Lasts += 20 * time.Second // several renewals
+	}
+	js, open, err := replay.Simulate(context.Background(), l, m, replay.Options{})
+	if err != nil || open != 0 {
+		t.Fatalf("%d calls never ended, %v", open, err)
+	}
+	lost := 0
+	for _, j := range js {
+		for i := range j.Records {
+			if _, ok := j.Records[i].Event.(replicas.ReplicaLost); ok {
+				lost++
+			}
+		}
+	}
+	if lost == 0 {
+		t.Error("no lease expired: this test shows nothing")
+	}
 }
 
 // TestLessMachineMoreWaiting: taking a node out of a loaded mesh makes calls

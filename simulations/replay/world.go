@@ -58,7 +58,8 @@ const (
 	evWakes                     // of node's machines
 	evWakePool                  // of pool
 	evGossip                    // node's advert to the others
-	evStarted                   // the next start of host is over
+	evJobs                      // the next job of host is over
+	evStarted                   // container takes calls
 	evReady                     // lease is known to pool's owner as ready
 	evStopped                   // the container of lease is gone
 	evArrive                    // call at container
@@ -73,13 +74,15 @@ type event struct {
 	host      *host
 	container *container
 	call      int
-	number    int // attempt, or version of the host
+	number    int // attempt, or version of the host's jobs
 	msg       any
 }
 
 type world struct {
 	load   Load
 	models Models
+	seed   uint64
+	rand   engine.Rand
 	queue  engine.Queue[event]
 	nodes  []*node
 	byID   map[scheduler.NodeID]*node
@@ -117,11 +120,12 @@ type wanted struct {
 	lease market.LeaseID
 	gone  bool // taken back
 	ready bool
+	early *container // ready before its lease was known
 }
 
 func newWorld(l Load, m Models, o Options) *world {
 	w := &world{load: l, models: m, byID: map[scheduler.NodeID]*node{}, calls: map[replicas.CallID]int{},
-		ended: make([]bool, len(l.Calls)), open: len(l.Calls), until: o.Until}
+		ended: make([]bool, len(l.Calls)), open: len(l.Calls), until: o.Until, seed: o.Seed, rand: engine.Stream(o.Seed, "replay", 0)}
 	hostOf := o.HostOf
 	if hostOf == nil {
 		hostOf = func(name string) string { return name }
@@ -204,10 +208,12 @@ func (w *world) handle(now time.Duration, e event) {
 		}
 	case evGossip:
 		w.gossip(now, e.node)
-	case evStarted:
+	case evJobs:
 		if e.number == e.host.version {
-			w.started(now, e.host)
+			w.jobsDone(now, e.host)
 		}
+	case evStarted:
+		e.container.started(now)
 	case evReady:
 		e.container.readyAt(now)
 	case evStopped:
@@ -222,24 +228,51 @@ func (w *world) handle(now time.Duration, e event) {
 	}
 }
 
-// link is how long a message takes.
-func (w *world) link(from, to *node) time.Duration {
+// send has e happen when a message has been worked off: by the machine of its
+// receiver, since that is where most of the work is.
+func (w *world) send(now time.Duration, from, to *node, model Delay, l luck, e event) {
 	if from == to {
-		return w.models.Local
+		model = w.models.Local
 	}
-	return w.models.Link
+	w.after(now, to.host, model.at(l), e)
 }
 
 func (w *world) toWorker(now time.Duration, from *node, to scheduler.NodeID, m market.WorkerEvent) {
 	if n := w.byID[to]; n != nil && n.worker != nil {
-		w.queue.Push(now+w.link(from, n), event{kind: evWorker, node: n, msg: m})
+		model, l := w.message(m)
+		w.send(now, from, n, model, l, event{kind: evWorker, node: n, msg: m})
 	}
 }
 
 func (w *world) toOwner(now time.Duration, from *node, to scheduler.NodeID, m market.OwnerEvent) {
 	if n := w.byID[to]; n != nil {
-		w.queue.Push(now+w.link(from, n), event{kind: evOwner, node: n, msg: m})
+		model, l := w.message(m)
+		w.send(now, from, n, model, l, event{kind: evOwner, node: n, msg: m})
 	}
+}
+
+// message is the model of one, and its luck, which messages of one offer share at
+// times: see Models.Alike.
+func (w *world) message(m any) (Delay, luck) {
+	var offer market.OfferID
+	model := w.models.Link
+	switch m := m.(type) {
+	case market.Ask:
+		offer = m.Offer
+	case market.AskReply:
+		offer = m.Offer
+	case market.Award:
+		offer, model = m.Offer, w.models.Award
+	case market.AwardReply:
+		offer, model = m.Offer, w.models.Award
+	default:
+		return model, newLuck(&w.rand)
+	}
+	if !w.rand.Chance(w.models.Alike) {
+		return model, newLuck(&w.rand)
+	}
+	r := engine.Stream(w.seed, string(offer), 0)
+	return model, newLuck(&r)
 }
 
 func (w *world) stepOwner(now time.Duration, n *node, ev market.OwnerEvent) {
@@ -268,6 +301,10 @@ func (w *world) stepOwner(now time.Duration, n *node, ev market.OwnerEvent) {
 		case market.Placed:
 			if x := n.offers[a.Offer]; x != nil {
 				x.lease = a.Lease
+				if c := x.early; c != nil {
+					x.early = nil
+					c.readyAt(now)
+				}
 			}
 		case market.Infeasible:
 			if x := n.offers[a.Offer]; x != nil {
@@ -275,11 +312,29 @@ func (w *world) stepOwner(now time.Duration, n *node, ev market.OwnerEvent) {
 				x.pool.step(now, replicas.AcquireFailed{N: 1, Final: true, Reason: "no node could ever take it"})
 			}
 		case market.Lost:
-			// Nothing dies in this world but what its owner lets go.
-			engine.Breakf("lease %s was lost: %s", a.Lease, a.Reason)
+			// Nothing dies in this world, but on a machine with far too much to do
+			// renewals may come too late.
+			w.lost(now, n, &a)
 		}
 	}
 	w.schedule(now, n)
+}
+
+func (w *world) lost(now time.Duration, n *node, a *market.Lost) {
+	x := n.offers[a.Offer]
+	if x == nil {
+		return
+	}
+	delete(n.offers, a.Offer)
+	switch {
+	case x.gone:
+	case x.ready:
+		id := replicas.ReplicaID(a.Lease)
+		delete(x.pool.containers, id)
+		x.pool.step(now, replicas.ReplicaLost{Replica: id, NodeLost: true})
+	default:
+		x.pool.step(now, replicas.AcquireFailed{N: 1, Reason: string(a.Reason)})
+	}
 }
 
 func (w *world) stepWorker(now time.Duration, n *node, ev market.WorkerEvent) {
