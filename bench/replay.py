@@ -86,6 +86,7 @@ def settle(mesh, limit=120):
                         elif '"in":"Award"' in line:
                             wanted.update(r["Name"] for r in json.loads(line)["ev"]["Demand"]["Roots"])
         if not containers and all(wanted <= hot.get(n["name"], set()) for n in mesh.nodes):
+            os.sync()  # the blocks of the images, which starts would wait for
             return
         if time.monotonic() > deadline:
             lack = {n["name"]: len(wanted - hot.get(n["name"], set())) for n in mesh.nodes}

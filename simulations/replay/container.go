@@ -99,7 +99,7 @@ func (c *container) readyAt(now time.Duration) {
 	x.ready, c.pool = true, x.pool
 	id := replicas.ReplicaID(c.lease)
 	x.pool.containers[id] = c
-	x.pool.step(now, replicas.ReplicaReady{Replica: id, Node: c.node.name})
+	x.pool.step(now, replicas.ReplicaReady{Replica: id, Node: string(c.node.id)})
 }
 
 // arrive: a call is at the container.
