@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/beammesh/beammesh/scheduler"
@@ -10,7 +11,8 @@ import (
 
 // Central runs the tasks of cfg through one scheduler that knows every node as
 // it is and places without a message: what decentralised placement is measured
-// by. It fills in what became of the tasks.
+// by. Tasks that find no room wait for Patience, in order. It fills in what became
+// of the tasks.
 func Central(ctx context.Context, cfg *Config) error {
 	type event struct {
 		owner, task int32
@@ -40,20 +42,14 @@ func Central(ctx context.Context, cfg *Config) error {
 			q.Push(cfg.Tasks[i][j].At, event{int32(i), int32(j), false})
 		}
 	}
-	return engine.Run(ctx, cfg.Seed, &q, func(now time.Duration, e event) {
+	place := func(now time.Duration, e event) bool {
 		t := &cfg.Tasks[e.owner][e.task]
 		g := &grants[e.owner][e.task]
 		d := &cfg.Kinds[t.Kind]
-		if e.end {
-			release(&nodes[t.Node].Capacity, g)
-			tell(t.Node)
-			t.State, t.Ended, t.Accepted = Done, now, 1
-			return
-		}
 		best := view.Rank(d, 1, nil, nil)
 		if len(best) == 0 {
 			t.State, t.Node = GivenUp, -1
-			return
+			return false
 		}
 		t.Node = nodeIndex(best[0].Node)
 		*g, _ = packing.Allocate(d, &nodes[t.Node].Capacity)
@@ -62,6 +58,23 @@ func Central(ctx context.Context, cfg *Config) error {
 		if t.Run >= 0 {
 			q.Push(now+cfg.Start+t.Run, event{e.owner, e.task, true})
 		}
+		return true
+	}
+	var waiting []event // given up for now
+	return engine.Run(ctx, cfg.Seed, &q, func(now time.Duration, e event) {
+		if !e.end {
+			if !place(now, e) && cfg.Patience > 0 {
+				waiting = append(waiting, e)
+			}
+			return
+		}
+		t := &cfg.Tasks[e.owner][e.task]
+		release(&nodes[t.Node].Capacity, &grants[e.owner][e.task])
+		tell(t.Node)
+		t.State, t.Ended, t.Accepted = Done, now, 1
+		waiting = slices.DeleteFunc(waiting, func(e event) bool {
+			return now > cfg.Tasks[e.owner][e.task].At+cfg.Patience || place(now, e)
+		})
 	})
 }
 

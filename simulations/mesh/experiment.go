@@ -49,6 +49,7 @@ func (Experiment) Params() []simulations.Param {
 		{Name: "owners", Kind: simulations.Int, Default: "16", Doc: "nodes that take tasks"},
 		{Name: "run", Kind: simulations.Duration, Default: "10s", Doc: "mean run time of a task, exponential; 0s = with list: no task ends"},
 		{Name: "keep", Kind: simulations.Bool, Default: "true", Doc: "tasks that find no room wait as open offers; else they are given up"},
+		{Name: "patience", Kind: simulations.Duration, Default: "0s", Doc: "without keep: how long tasks that find no room wait before they are given up"},
 		{Name: "latency", Kind: simulations.Duration, Default: "1ms", Doc: "of a message within a zone, one way"},
 		{Name: "far", Kind: simulations.Duration, Default: "20ms", Doc: "of a message between zones, one way"},
 		{Name: "jitter", Kind: simulations.Duration, Default: "1ms", Doc: "added to both, uniform"},
@@ -117,7 +118,7 @@ func (e Experiment) config(s simulations.Settings) (*Config, time.Duration, erro
 	cfg := &Config{
 		Seed: s.Seed, Latency: r.Duration("latency"), Far: r.Duration("far"), Jitter: r.Duration("jitter"), LossPPM: r.Int("loss"),
 		GossipEvery: r.Duration("gossip"), Discovery: 200 * time.Millisecond, Start: r.Duration("start"),
-		Detect: r.Duration("detect"), TakeOver: r.Duration("takeover"), Keep: r.Bool("keep"),
+		Detect: r.Duration("detect"), TakeOver: r.Duration("takeover"), Keep: r.Bool("keep"), Patience: r.Duration("patience"),
 		MixEvery: time.Minute, Threads: max(1, e.Threads), Progress: s.Progress,
 		Owner: market.OwnerConfig{
 			FirstWidth: r.Int("first"), AskWidth: r.Int("width"), MaxRounds: r.Int("rounds"), LeaseFor: 3 * renew,

@@ -88,6 +88,11 @@ func (p *part) handleOwner(o *owner, e *event) {
 			}
 			p.arrivals(o)
 		}
+	case giveUp:
+		if e.life == o.life {
+			p.giveUp(o, market.OfferID("t"+strconv.Itoa(int(*e.msg.(*int32)))))
+			p.stepOwner(o, market.Tick{})
+		}
 	case looked:
 		p.stepOwner(o, *e.msg.(*market.DiscoveryDone))
 	}
@@ -141,10 +146,12 @@ func (p *part) ownerActions(o *owner, actions []market.OwnerAction) {
 			if a.Never {
 				break // Infeasible follows, or a node is found
 			}
-			if t.State = Waiting; !p.w.cfg.Keep && t.Attempts == 0 {
-				t.State = GivenUp
-				p.stats.Settled++
-				o.after = append(o.after, market.Withdraw{Offer: a.Offer, Reason: "no room"})
+			t.State = Waiting
+			if at := int64(t.At + p.w.cfg.Patience); p.now < at && !p.w.cfg.Keep {
+				i := number(string(a.Offer))
+				p.timer(at, giveUp, o.life, &i)
+			} else {
+				p.giveUp(o, a.Offer)
 			}
 		case market.Infeasible:
 			t := task(a.Offer)
@@ -161,6 +168,17 @@ func (p *part) ownerActions(o *owner, actions []market.OwnerAction) {
 			p.lookUp(o, &a)
 		}
 	}
+}
+
+// giveUp takes back a task that found no room, if it may not wait.
+func (p *part) giveUp(o *owner, id market.OfferID) {
+	t := &o.tasks[number(string(id))]
+	if p.w.cfg.Keep || t.State != Waiting || t.Attempts > 0 {
+		return
+	}
+	t.State = GivenUp
+	p.stats.Settled++
+	o.after = append(o.after, market.Withdraw{Offer: id, Reason: "no room"})
 }
 
 func (p *part) placed(t *Task, a *market.Placed) {

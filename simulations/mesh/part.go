@@ -40,6 +40,7 @@ const (
 	takeOver // an owner has a new host
 	resume   // and knows the nodes again
 	looked   // a lookup is over; msg is a *market.DiscoveryDone
+	giveUp   // of a task that waits; msg is its number
 )
 
 // outside is who sends what no actor sends.

@@ -81,7 +81,7 @@ func (p *part) EndedAck(to scheduler.NodeID) *market.EndedAck {
 // that share a topic with the owner.
 func (p *part) OpenOffer(to scheduler.NodeID) *market.OpenOffer {
 	m := new(market.OpenOffer)
-	if !p.w.cfg.Keep {
+	if !p.w.cfg.Keep && p.w.cfg.Patience <= 0 {
 		return m // what would pull it is given up at once
 	}
 	if to != "" {

@@ -45,8 +45,10 @@ type Config struct {
 	MixEvery time.Duration
 	NoMix    bool // do without
 
-	// Keep makes tasks that find no room wait; else they are given up.
-	Keep bool
+	// Keep makes tasks that find no room wait; else they are given up, Patience
+	// after they came.
+	Keep     bool
+	Patience time.Duration
 
 	Faults []Fault
 	// Check looks into the books of every worker each time it gossips, and at the
