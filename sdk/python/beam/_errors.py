@@ -154,11 +154,15 @@ class OutOfMemoryError(RemoteError):
 
 
 class RemoteTraceback(Exception):
-    """Shows the remote frames as the cause of an exception raised here."""
+    """Shows the remote frames as the cause of an exception raised here.
 
-    def __init__(self, text: str) -> None:
+    ``task_id`` is the task that raised it, "" where that is not known.
+    """
+
+    def __init__(self, text: str, task_id: str = "") -> None:
         super().__init__(text)
         self.text = text
+        self.task_id = task_id
 
     def __str__(self) -> str:
         return '\n"""\n%s"""' % self.text

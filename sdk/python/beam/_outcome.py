@@ -62,7 +62,7 @@ def _user_exception(outcome: Outcome, told: Dict[str, Any]) -> BaseException:
     kind = str(told.get("kind") or "exception")
     trace = str(told.get("traceback") or "")
     hint = str(told.get("hint") or "")
-    cause = RemoteTraceback(trace) if trace else None
+    cause = RemoteTraceback(trace, str(outcome.get("taskId") or "")) if trace else None
     if kind == "exception":
         original = _unpickled(_connect.unb64(told.get("pickle")))
         if original is not None:

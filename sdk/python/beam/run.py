@@ -199,7 +199,8 @@ def complain(exc: Exception, as_json: bool) -> int:
     if hint:
         sys.stderr.write("hint: %s\n" % hint)
     if as_json:
-        told = {"code": code, "message": message, "hint": hint, "task_id": getattr(exc, "task_id", "")}
+        task_id = getattr(exc, "task_id", "") or getattr(cause, "task_id", "")
+        told = {"code": code, "message": message, "hint": hint, "task_id": task_id}
         print(json.dumps({"error": told}))
     return status
 

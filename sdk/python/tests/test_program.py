@@ -217,6 +217,9 @@ def test_beam_run(program: Make) -> None:
     assert told["task_id"].startswith("task-") and "adding" in done.stderr and "<pkg.mod:add>" in done.stderr
     done = made.run("-m", "beam.run", "pkg.mod:thing", "--json")
     assert json.loads(done.stdout)["result"] == "{1}"
+    done = made.run("-m", "beam.run", "pkg.mod:fail", "--json")
+    error = json.loads(done.stdout)["error"]
+    assert error["message"] == "KeyError: 'gone'" and error["task_id"] in made.fake.tasks
 
 
 def test_beam_run_detached(program: Make) -> None:
