@@ -83,7 +83,7 @@ func TestDeparturesAndOldViews(t *testing.T) {
 	// Twenty tasks a second that run for 500 seconds want 120 % of the mesh; a
 	// shorter run has more of both, and adverts as often as in a node (100 ms) take
 	// minutes.
-	every, length, percent, fresh, patience := "10ms", "100s", "200", "1s", "0s"
+	every, length, percent, fresh, patience := "10ms", "100s", "200", "3s", "0s"
 	if full() {
 		every, length, percent, fresh, patience = "50ms", "500s", "300", "100ms", "1s"
 	}
