@@ -288,9 +288,9 @@ func ownerPolicy(name string) (func(*market.OwnerConfig), error) {
 	case "recorded":
 		return nil, nil
 	case "first-bid":
-		return func(c *market.OwnerConfig) { c.AskWidth = 1 }, nil
+		return func(c *market.OwnerConfig) { c.AskWidth, c.FirstWidth = 1, 1 }, nil
 	case "wide":
-		return func(c *market.OwnerConfig) { c.AskWidth = 8 }, nil
+		return func(c *market.OwnerConfig) { c.AskWidth, c.FirstWidth = 8, 8 }, nil
 	}
 	return nil, fault.New(fault.Invalid, fmt.Sprintf("there is no policy %q for a replay", name), "one of "+strings.Join(replayPolicies, ", "))
 }
