@@ -104,9 +104,14 @@ type wanted struct {
 	adopted   bool
 }
 
+// firstWidth is how many nodes an offer asks first. Adverts are a tenth of a second
+// old in a node, so the best two nearly always have room; four more are asked when
+// they do not. See docs/adr/two-asks-first.md.
+const firstWidth = 2
+
 // New makes an owner; Restore and Close frame its life.
 func New(cfg Config) *Owner {
-	machine := market.OwnerConfig{ID: market.OwnerID{Peer: scheduler.NodeID(cfg.Self), Epoch: cfg.Epoch}}
+	machine := market.OwnerConfig{ID: market.OwnerID{Peer: scheduler.NodeID(cfg.Self), Epoch: cfg.Epoch}, FirstWidth: firstWidth}
 	if cfg.Record != nil {
 		cfg.Record(record.Record{At: cfg.Clock(), Machine: record.Owner, Event: record.OwnerStart{Config: machine, Name: cfg.Name, Wall: time.Now()}})
 	}

@@ -37,7 +37,11 @@ func (o *Owner) place(now time.Duration, x *offer) {
 	x.round++
 	x.rec.Rounds++
 	x.rec.Asked += len(cands)
-	x.rec.Candidates = mergeCandidates(cands, x.rec.Candidates)
+	ranked := cands
+	if !o.cfg.NoHistory && len(cands) < o.cfg.AskWidth { // who is asked is not all that people want to see
+		ranked = mergeCandidates(slices.Clone(cands), o.view.Rank(&d, o.cfg.AskWidth, o.crowdOf(x), func(n scheduler.NodeID) bool { return o.skip(x, n) }))
+	}
+	x.rec.Candidates = mergeCandidates(ranked, x.rec.Candidates)
 	if note != "" {
 		o.say(now, x, "%s", note)
 	}
