@@ -4,7 +4,8 @@
 
 Calls arrive as a Poisson process of the given rate per second and last an
 exponentially distributed time; with --burst they come several at once, at the
-same mean rate. KEEP_WARM is how many seconds idle containers are kept. The same seed makes the same load. It prints one line of JSON.
+same mean rate. The same seed makes the same load. KEEP_WARM in the environment is
+how many seconds idle containers are kept. It prints one line of JSON.
 """
 
 import argparse

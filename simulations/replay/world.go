@@ -13,11 +13,9 @@ import (
 	"github.com/beammesh/beammesh/simulations/engine"
 )
 
-const (
-	// patience is how long after the last submission calls may still begin; what
-	// waits longer never ran.
-	patience = 24 * time.Hour
-)
+// patience is how long after the last submission calls may still begin; what
+// waits longer never ran.
+const patience = 24 * time.Hour
 
 // Options of a simulated run.
 type Options struct {
